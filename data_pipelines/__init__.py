@@ -1,0 +1,1 @@
+"""Data: procedural worlds, curation of footage, the shard format, the training loader."""

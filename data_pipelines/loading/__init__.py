@@ -1,0 +1,1 @@
+"""From shard sets to batches: order, decoding, exact resume."""

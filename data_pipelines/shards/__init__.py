@@ -1,0 +1,1 @@
+"""The on-disk format: schema, manifest, writing, reading, verifying."""

@@ -1,0 +1,225 @@
+"""Reads colour, shape, direction and speed of a sprite off the pixels of a clip, real or generated.
+
+Analysis by synthesis, for all clips of a batch at once.  With pixels `x` in [0, 1]:
+
+    background  b = median of x over T, H, W
+    colour      v = mean of x - b over the pixels that stand out; the nearest of the palette after brightness is
+                divided out, so that a dim red is red
+    coverage    a = <x - b, v> / <v, v>, clipped to [0, 1]
+    position    c_k = centroid of a in frame k;   size  r_s = sqrt(mean area / area of the unit shape s)
+    shape       argmax_s  fit_s,   fit_s = 1 - |a - A_s|^2 / |a|^2,   A_s = shape s drawn at c_k with size r_s
+    motion      least-squares line through c_k; its main axis gives the direction, its length the speed
+
+`sprites.coverage` draws the templates, so position and size are sub-pixel.  A clip in which the best shape explains
+too little, or which is too large, too small or away in too many frames holds nothing: every answer is None.
+
+Shape legend: B clips, T frames, H height, W width, S shapes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.worlds.sprites import COLOURS, DIRECTIONS, SPEEDS, Sprite, SpritesConfig, coverage, parse_caption
+
+MIN_FIT = 0.6  # share of the coverage's energy that the best shape must explain
+MIN_CONTRAST = 0.2  # of the brightest difference from the background
+ANSWERS = ("colour", "shape", "direction", "speed")
+
+_AREA = {  # of a shape with half-size 1
+    "square": 4.0,
+    "circle": np.pi,
+    "triangle": 2.0,
+    "cross": 20 / 9,
+    "diamond": 2.0,
+    "ring": np.pi * (1 - 0.44**2),
+}
+_CENTROID_DROP = {"triangle": 1 / 3}  # how far below its box's centre the centroid lies, for half-size 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What is to be seen in one clip; None where nothing can be told.
+
+    Attributes:
+      colour, shape, direction, speed: words of the world.
+      confidence: fit of the best shape in [0, 1].
+      margin: by how much it beats the second best, in [0, 1].
+    """
+
+    colour: str | None
+    shape: str | None
+    direction: str | None
+    speed: str | None
+    confidence: float
+    margin: float
+
+
+def read(videos: np.ndarray, config: SpritesConfig) -> list[Reading]:
+    """Reads a batch of clips, 64 of 16x16x8 in some tens of milliseconds.
+
+    Args:
+      videos: [B, T, H, W, 3], uint8, or float in [-1, 1] (values outside are clipped).
+      config: the world, for the values in use, sizes and travels.  H, W and T are taken from the clips.
+
+    Returns:
+      One reading per clip.
+
+    Raises:
+      ValueError: wrong shape or dtype, or a world of several objects.
+    """
+    if config.objects != 1:
+        raise ValueError(f"objects: {config.objects}; the oracle reads worlds of one object")
+    alpha, colours, contrast = _coverage_of(_unit(videos))  # [B, T, H, W], [B] index, [B]
+    frames, height, width = alpha.shape[1:]
+    side = min(height, width)
+    mass = alpha.sum((2, 3))  # [B, T]
+    centroid = _centroids(alpha, mass)  # [B, T, 2]
+    fits, halves = _fits(alpha, mass, centroid, config)  # [B, S] each
+    best = fits.argmax(1)
+    rows = np.arange(len(alpha))
+    fit, half = fits[rows, best], halves[rows, best] / side
+    second = np.partition(fits, -2, axis=1)[:, -2] if fits.shape[1] > 1 else np.zeros(len(fits))
+    present = (mass > 0.4 * np.median(mass, 1, keepdims=True)).mean(1)
+    small, large = config.size
+    found = (contrast >= MIN_CONTRAST) & (fit >= MIN_FIT) & (present >= 0.75)
+    found &= (half > 0.3 * small) & (half < 0.75 * large)
+    way = _travel(centroid, mass) / side  # [B, 2], fraction of the side between first and last frame
+    readings = []
+    for i in rows:
+        if not found[i]:
+            readings.append(Reading(None, None, None, None, float(max(fit[i], 0.0)), 0.0))
+            continue
+        direction, speed = _motion(way[i], frames, config)
+        margin = float(np.clip(fit[i] - second[i], 0, 1))
+        colour, shape = list(COLOURS)[colours[i]], config.shapes[best[i]]
+        readings.append(Reading(colour, shape, direction, speed, float(fit[i]), margin))
+    return readings
+
+
+def agree(video: np.ndarray, caption: str | Sprite, config: SpritesConfig) -> dict[str, bool]:
+    """Whether a clip shows what a caption says.
+
+    Args:
+      video: [T, H, W, 3], uint8, or float in [-1, 1].
+      caption: a sentence of the world, or its attributes.  A speed that is not said agrees with any.
+      config: the world.
+
+    Returns:
+      {"colour", "shape", "direction", "speed": bool, "overall": colour, shape and direction all agree}.
+
+    Raises:
+      ValueError: as `read`; or a caption that is not of this world.
+    """
+    return _compare(read(video[None], config)[0], caption)
+
+
+def agreement(videos: np.ndarray, captions: Sequence[str | Sprite], config: SpritesConfig) -> dict[str, float]:
+    """Mean of `agree` over a batch.
+
+    Args:
+      videos: [B, T, H, W, 3].
+      captions: B of them.
+      config: the world.
+
+    Returns:
+      {"colour", "shape", "direction", "speed", "overall": share in [0, 1]}.
+
+    Raises:
+      ValueError: as `agree`; or the two lengths differ, or are zero.
+    """
+    if len(videos) != len(captions) or len(videos) == 0:
+        raise ValueError(f"captions: {len(captions)} for {len(videos)} clips")
+    rows = [_compare(r, c) for r, c in zip(read(videos, config), captions)]
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _compare(reading: Reading, caption: str | Sprite) -> dict[str, bool]:
+    said = parse_caption(caption) if isinstance(caption, str) else caption
+    result = {key: getattr(reading, key) == getattr(said, key) for key in ANSWERS}
+    if said.speed is None:
+        result["speed"] = reading.speed is not None
+    result["overall"] = result["colour"] and result["shape"] and result["direction"]
+    return result
+
+
+def _unit(videos: np.ndarray) -> np.ndarray:
+    """Pixels as float32 in [0, 1]."""
+    videos = np.asarray(videos)
+    if videos.ndim != 5 or videos.shape[-1] != 3 or 0 in videos.shape:
+        raise ValueError(f"videos: expected [B, T, H, W, 3], got {list(videos.shape)}")
+    if videos.dtype == np.uint8:
+        return videos.astype(np.float32) / 255
+    if not np.issubdtype(videos.dtype, np.floating):
+        raise ValueError(f"videos: expected uint8 or float, got {videos.dtype}")
+    return np.nan_to_num(np.clip(videos.astype(np.float32) / 2 + 0.5, 0, 1))
+
+
+def _coverage_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coverage [B, T, H, W], index of the colour [B] and contrast with the background [B]."""
+    batch = len(x)
+    background = np.median(x.reshape(batch, -1, 3), axis=1)[:, None, None, None]
+    difference = x - background
+    salience = np.abs(difference).max(-1)  # [B, T, H, W]
+    peak = np.quantile(salience.reshape(batch, -1), 0.98, axis=1)  # robust to single bright pixels
+    inside = (salience >= 0.7 * peak[:, None, None, None]).astype(np.float32)
+    mean = np.einsum("bthwc,bthw->bc", difference, inside) / np.maximum(inside.sum((1, 2, 3)), 1)[:, None]
+    norm = np.maximum((mean**2).sum(-1), 1e-6)
+    alpha = np.einsum("bthwc,bc->bthw", difference, mean) / norm[:, None, None, None]
+    alpha = np.where(alpha < 0.1, 0, np.minimum(alpha, 1)).astype(np.float32)
+    palette = np.array(list(COLOURS.values()), np.float32) / 255
+    colour = np.maximum(mean + background[:, 0, 0, 0], 0)
+    colour /= np.maximum(colour.max(-1, keepdims=True), 1e-6)
+    nearest = ((colour[:, None] - palette) ** 2).sum(-1).argmin(1)
+    return alpha, nearest, peak
+
+
+def _centroids(alpha: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """(x, y) of the centre of mass in pixels, [B, T, 2]; the first pixel's centre is (0.5, 0.5)."""
+    height, width = alpha.shape[2:]
+    total = np.maximum(mass, 1e-6)
+    x = alpha.sum(2) @ (np.arange(width, dtype=np.float32) + 0.5) / total
+    y = alpha.sum(3) @ (np.arange(height, dtype=np.float32) + 0.5) / total
+    return np.stack([x, y], -1)
+
+
+def _fits(
+    alpha: np.ndarray, mass: np.ndarray, centroid: np.ndarray, config: SpritesConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Explained share of the coverage's energy and half-size in pixels, for each shape: [B, S], [B, S]."""
+    height, width = alpha.shape[2:]
+    energy = np.maximum((alpha**2).sum((1, 2, 3)), 1e-6)
+    fits, halves = [], []
+    for shape in config.shapes:
+        half = np.sqrt(np.median(mass, 1) / _AREA[shape])[:, None]  # [B, 1]
+        centre = centroid.copy()
+        centre[..., 1] -= _CENTROID_DROP.get(shape, 0.0) * half
+        drawn = coverage(shape, centre, half, height, width)
+        fits.append(1 - ((alpha - drawn) ** 2).sum((1, 2, 3)) / energy)
+        halves.append(half[:, 0])
+    return np.stack(fits, 1), np.stack(halves, 1)
+
+
+def _travel(centroid: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Displacement (x, y) from first to last frame along the least-squares line, in pixels, [B, 2]."""
+    frames = centroid.shape[1]
+    weight = np.minimum(mass, np.median(mass, 1, keepdims=True))  # a frame without the sprite has no say
+    weight = weight / np.maximum(weight.sum(1, keepdims=True), 1e-6)
+    k = np.arange(frames, dtype=np.float32)
+    k = k - (weight * k).sum(1, keepdims=True)  # [B, T]
+    spread = np.maximum((weight * k * k).sum(1), 1e-6)
+    return (frames - 1) * np.einsum("bt,bt,btd->bd", weight, k, centroid) / spread[:, None]
+
+
+def _motion(way: np.ndarray, frames: int, config: SpritesConfig) -> tuple[str | None, str | None]:
+    """Direction and speed of a displacement in fractions of the side; None if it is too small or oblique."""
+    slow, quick = config.travel
+    along = int(np.abs(way).argmax())
+    length = abs(float(way[along]))
+    if frames < 2 or length < slow / 2 or length < 2 * abs(float(way[1 - along])):
+        return None, None
+    unit = [0, 0]
+    unit[along] = int(np.sign(way[along]))
+    direction = next(name for name, u in DIRECTIONS.items() if u == tuple(unit))
+    return direction, SPEEDS[int(length > (slow + quick) / 2)]

@@ -1,0 +1,125 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.write import write_world
+from vdm_jax.cli.inspect_run import last_metrics, parameter_rows
+from vdm_jax.cli.main import main
+from vdm_jax.errors import RunError
+from vdm_jax.media.video import write_mp4
+from vdm_jax.training.checkpoint import CheckpointConfig, Checkpointer, StepMeta
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write_world(tmp_path / "set", SpritesConfig(frames=3), 5, val_clips=2)
+    return tmp_path / "set"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory as training leaves it: two checkpoints, metrics, one sample."""
+    path = tmp_path_factory.mktemp("run")
+    (path / "config.json").write_text(json.dumps({"seed": 3}))
+    params = {"backbone": {"blocks": {"kernel": jnp.ones((2, 4, 3))}, "head": {"bias": jnp.ones(5)}}}
+    state = {"step": jnp.int32(7), "params": params, "ema": {"0.99": params}}
+    meta = StepMeta(process={"kind": "rectified_flow", "shift": 1.0}, data={}, config={"seed": 3})
+    with Checkpointer(path / "checkpoints", CheckpointConfig()) as checkpointer:
+        checkpointer.save(5, state, meta)
+        checkpointer.save(7, state, meta)
+    (path / "metrics.jsonl").write_text(
+        '{"step": 5, "loss": 2.0}\n{"step": 6, "eval/loss": 3.0}\n{"step": 7, "loss": 1.5}\n{"st'
+    )
+    (path / "samples").mkdir()
+    write_mp4(path / "samples" / "a_red_square.mp4", np.full((3, 16, 16, 3), 99, np.uint8), 8.0)
+    return path
+
+
+def figures_of(path, *words):
+    file = path.parent / "figures.json"
+    status = main(["inspect", str(path), "--json", str(file), *words])
+    return status, {f["name"]: f["value"] for f in json.loads(file.read_text())}
+
+
+def test_a_shard_set_is_counted_and_drawn(shards, capsys):
+    status, figures = figures_of(shards, "--verify")
+    assert status == 0
+    assert (figures["train_clips"], figures["val_clips"], figures["shape"]) == (5, 2, "3x16x16x3")
+    assert figures["intact"] is True
+    shown = capsys.readouterr().out
+    assert "train[0]: sprites" in shown
+    assert "moves" in shown
+    assert Image.open(shards / "contact_sheet.png").size[0] > 100
+
+
+def test_the_sheet_goes_where_one_says_or_nowhere(shards, tmp_path):
+    assert main(["inspect", str(shards), "--no-sheet"]) == 0
+    assert main(["inspect", str(shards), "--sheet", str(tmp_path / "x.png")]) == 0
+    assert (tmp_path / "x.png").exists()
+    assert not (shards / "contact_sheet.png").exists()
+
+
+def test_a_sheet_that_cannot_be_written_is_a_failure(shards, tmp_path, capsys):
+    assert main(["inspect", str(shards), "--sheet", str(tmp_path / "absent" / "x.png")]) == 1
+    assert "contact sheet: cannot write" in capsys.readouterr().err
+
+
+def test_a_flipped_byte_is_found(shards, capsys):
+    victim = next(shards.glob("*train*"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 3] ^= 1
+    victim.write_bytes(content)
+    status, figures = figures_of(shards, "--verify")
+    assert status == 1
+    assert figures["intact"] is False
+    assert f"damaged: {victim}" in capsys.readouterr().out
+
+
+def test_a_run_is_described(run, capsys):
+    status, figures = figures_of(run, "--verify")
+    assert status == 0
+    assert (figures["step"], figures["checkpoints"], figures["process"]) == (7, 2, "rectified_flow")
+    assert (figures["parameters"], figures["parameters_backbone"], figures["ema_decays"]) == (29, 29, "0.99")
+    assert (figures["metric/loss"], figures["metric/eval/loss"], figures["last_logged_step"]) == (1.5, 3.0, 7)
+    assert figures["intact_5"] is True
+    assert figures["intact_7"] is True
+    shown = capsys.readouterr().out
+    assert "backbone/blocks" in shown
+    assert "steps saved: 5 7" in shown
+    assert (run / "contact_sheet.png").exists()
+
+
+def test_every_parameter_is_listed_when_asked(run, capsys):
+    assert main(["inspect", str(run), "--parameters", "--no-sheet"]) == 0
+    assert "backbone/blocks/kernel  float32[2, 4, 3]" in capsys.readouterr().out
+
+
+def test_a_run_that_has_not_saved_yet(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "none yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "message"), [("absent", "is not a directory"), ("", "neither a shard set")])
+def test_a_wrong_path_is_a_usage_error(tmp_path, capsys, name, message):
+    assert main(["inspect", str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_damaged_metrics_are_named(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\nxx\n{"step": 2}\n')
+    with pytest.raises(RunError, match="line 2"):
+        last_metrics(file)
+    assert last_metrics(tmp_path / "absent") == {}
+
+
+def test_parameter_rows_add_up():
+    tree = {"a": {"b": np.zeros((2, 3)), "c": {"d": np.zeros(4)}}, "e": np.zeros(())}
+    for depth in (1, 2, None):
+        assert sum(size for _, _, size in parameter_rows(tree, depth)) == 11
+    assert [row[0] for row in parameter_rows(tree, None)] == ["a/b", "a/c/d", "e"]

@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.shards.reader import ClipSource
+from vdm_jax.cli.main import main
+
+
+def test_writes_a_set_and_says_what_is_in_it(tmp_path, capsys):
+    out = tmp_path / "set"
+    words = ["worlds", "sprites", "--out", str(out), "--clips", "6", "--val-clips", "2", "--size", "16x20"]
+    assert main([*words, "--frames", "3", "--json", str(tmp_path / "f.json")]) == 0
+    assert "train_clips" in capsys.readouterr().out
+    figures = {f["name"]: f["value"] for f in json.loads((tmp_path / "f.json").read_text())}
+    assert (figures["train_clips"], figures["val_clips"], figures["shape"]) == (6, 2, "3x16x20x3")
+    source = ClipSource(out, "train")
+    assert (len(source), source[5]["video"].shape) == (6, (3, 16, 20, 3))
+    assert main([*words, "--frames", "3"]) == 2  # it is there already
+    assert "exists already" in capsys.readouterr().err
+    assert main([*words, "--frames", "2", "--overwrite"]) == 0
+    assert ClipSource(out, "train")[0]["video"].shape[0] == 2
+
+
+def test_shows_a_contact_sheet_without_writing_a_set(tmp_path):
+    assert main(["worlds", "sprites", "--show", str(tmp_path / "s.png")]) == 0
+    picture = np.asarray(Image.open(tmp_path / "s.png"))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 8
+    assert [p.name for p in tmp_path.iterdir()] == ["s.png"]
+
+
+def test_lists_the_worlds(capsys):
+    assert main(["worlds", "--list"]) == 0
+    assert capsys.readouterr().out.startswith("sprites")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sprits", "--out", "x"], "world: unknown 'sprits'; did you mean 'sprites'?"),
+        (["--out", "x"], "world: name one"),
+        (["sprites"], "nothing to do"),
+        (["sprites", "--out", "x", "--size", "big"], "'big' is neither"),
+        (["sprites", "--out", "x", "--size", "8"], "height: 8 is not within 16..128"),
+        (["sprites", "--out", "x", "--colours", "rde"], "colours: unknown 'rde'; did you mean 'red'?"),
+        (["sprites", "--out", "x", "--codec", "h265"], "codec: unknown 'h265'; did you mean 'h264'?"),
+        (["sprites", "--out", "x", "--clips", "0"], "clips: 0"),
+    ],
+)
+def test_wrong_input_is_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["worlds", *words]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert not list(tmp_path.iterdir())

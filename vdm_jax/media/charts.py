@@ -1,0 +1,134 @@
+"""Training curves as inline SVG.
+
+matplotlib draws them; the text stays text (the page's own font) and every colour is a CSS variable of the page, so
+one picture fits a light and a dark page alike.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+Curve = Sequence[tuple[float, float]]
+
+# What matplotlib is told -> the variable that the page puts in its place.  The left colours occur nowhere else.
+INK, FAINT = "#010203", "#010204"
+SERIES = ["#010211", "#010212", "#010213", "#010214", "#010215"]
+VARIABLES = {INK: "--muted", FAINT: "--line"} | {c: f"--series-{i + 1}" for i, c in enumerate(SERIES)}
+
+SMOOTH_FROM = 80  # points; longer curves are drawn smoothed, over a faint copy of themselves
+MAX_POINTS = 800  # more than a screen shows; keeps the page small
+
+
+def panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
+    """Groups curves by what they measure: `train/loss` and `eval/loss` share the panel `loss`.
+
+    Curves without points are left out.  A name without "/" is a panel of its own, or joins the one of that name.
+    """
+    grouped: dict[str, dict[str, Curve]] = {}
+    for name, points in curves.items():
+        series, _, quantity = name.rpartition("/")
+        if len(points):
+            grouped.setdefault(quantity, {})[series or quantity] = points
+    return grouped
+
+
+def use_log_scale(curves: Mapping[str, Curve]) -> bool:
+    """True if all values are positive and the middle 98 % span more than a factor of ten."""
+    values = np.concatenate([np.asarray(points, np.float64)[:, 1] for points in curves.values()])
+    values = values[np.isfinite(values)]
+    if not len(values) or values.min() <= 0:
+        return False
+    low, high = np.quantile(values, [0.01, 0.99])
+    return bool(high / low > 10)
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred mean over `window` points, fewer at the ends; gaps (not finite) are stepped over.
+
+    Centred, because a running mean lags behind a falling loss and would show it higher than it is.
+    """
+    finite = np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    count = np.concatenate([[0], np.cumsum(finite)])
+    place = np.arange(len(values))
+    half = np.minimum(window // 2, place)  # symmetric at the start, where the loss is steep
+    low, high = place - half, np.minimum(place + half + 1, len(values))
+    with np.errstate(invalid="ignore"):
+        return (total[high] - total[low]) / (count[high] - count[low])
+
+
+def line_chart(curves: Mapping[str, Curve], *, width: float = 7.0, height: float = 3.0) -> str:
+    """Draws `{name: [(step, value), ...]}` over the step.
+
+    Args:
+      curves: at least one, each with at least one point.
+      width, height: inches at 96 pixels; the SVG scales with the page.
+
+    Returns:
+      An `<svg>` element whose colours are CSS variables (`--muted`, `--line`, `--series-1` ... `--series-5`).
+    """
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vdm_jax", "font.size": 9}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        for i, (name, points) in enumerate(curves.items()):
+            _draw(axes, np.asarray(points, np.float64), name, SERIES[i % len(SERIES)])
+        _scale(axes, log=use_log_scale(curves))
+        _style(axes, legend=len(curves) > 1)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(out.getvalue())
+
+
+def _draw(axes, points: np.ndarray, name: str, color: str) -> None:
+    points = points[:: math.ceil(len(points) / MAX_POINTS)]
+    step, value = points.T
+    value = np.where(np.isfinite(value), value, np.nan)
+    if len(points) >= SMOOTH_FROM:
+        axes.plot(step, value, color=color, linewidth=0.7, alpha=0.28)
+        value = smooth(value, len(points) // 25)
+    few = "o" if len(points) <= 30 else None
+    axes.plot(step, value, color=color, linewidth=1.8, label=name.replace("$", r"\$"), marker=few, markersize=3.2)
+
+
+def _scale(axes, log: bool) -> None:
+    """Ticks at round values, written plainly (0.05, not a power of ten)."""
+    locator = MaxNLocator(5)
+    if log:
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        locator = LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _style(axes, legend: bool) -> None:
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0, which="both")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlabel("step", color=INK)
+    axes.margins(x=0.01)
+    if legend:
+        axes.legend(frameon=False, labelcolor=INK, loc="best")
+
+
+def _inline(svg: str) -> str:
+    """Strips what only a file needs and hands the colours to the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", svg, flags=re.S)
+    head, tail = svg.split(">", 1)
+    svg = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + tail
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", svg)
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg

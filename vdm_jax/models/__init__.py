@@ -1,0 +1,1 @@
+"""Backbones and encoders: one room per family, composed from `nn/` and `attention/`."""

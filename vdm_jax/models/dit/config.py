@@ -1,0 +1,150 @@
+"""What a DiT is made of, checked before anything is built."""
+
+import dataclasses
+import math
+
+from vdm_jax.attention import check_kernel
+from vdm_jax.errors import did_you_mean
+from vdm_jax.nn.mlp import check_activation
+from vdm_jax.nn.stack import check_remat
+
+_CHOICES = {
+    "attention": ("full", "factorised"),
+    "adaln": ("single", "per_block"),
+    "positions": ("none", "learned", "sincos"),
+    "qk_norm": ("none", "head", "all"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """A spatio-temporal diffusion transformer (DiT 2212.09748, Latte 2401.03048, Wan 2503.20314).
+
+    Attributes:
+      channels: of the clip, in and out.
+      patch: (frames, height, width) of the clip that one token holds.
+      dim, depth, heads: width, number of scanned units (a unit of the factorised form is a spatial and a temporal
+        block), attention heads.
+      mlp_dim: hidden channels of the MLP; 0 means 4 * dim.
+      mlp: `gelu`, `relu2`, `silu` or `swiglu`.
+      attention: `full` over all tokens of the clip, or `factorised` into space and time.
+      causal: a frame sees itself and earlier frames only.
+      adaln: `single` (one projection of the time for all blocks plus a table in each, PixArt 2310.00426) or
+        `per_block` (a projection in each block).
+      rope: rotary positions over (t, h, w).
+      positions: table added to the tokens: `none`, `learned` or `sincos`.
+      grid: (frames, height, width) of the largest clip in tokens, for the `learned` table.
+      qk_norm: RMS norm of queries and keys per `head`, over `all` heads, or `none`.
+      text_dim: width of the text features; 0 is a model without text.
+      pooled_text: add the mean text feature to the time embedding, so that adaLN hears the prompt too.
+      classes: number of labels of `vector["label"]`; 0 is none.
+      scalars: names of other entries of `vector` (fps, motion ...).
+      concat_channels: channels of `concat`, stacked on the input; 0 is none.
+      known_channel: read `known` as one more input channel.
+      kernel: attention kernel, see `attention.KERNELS`.
+      remat: see `nn.stack.REMAT_POLICIES`.
+
+    Raises:
+      ValueError: names the field, what is allowed and the nearest right spelling.
+    """
+
+    channels: int = 3
+    patch: tuple[int, int, int] = (1, 2, 2)
+    dim: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_dim: int = 0
+    mlp: str = "gelu"
+    attention: str = "full"
+    causal: bool = False
+    adaln: str = "single"
+    rope: bool = True
+    positions: str = "none"
+    grid: tuple[int, int, int] = (0, 0, 0)
+    qk_norm: str = "head"
+    text_dim: int = 0
+    pooled_text: bool = False
+    classes: int = 0
+    scalars: tuple[str, ...] = ()
+    concat_channels: int = 0
+    known_channel: bool = False
+    kernel: str = "auto"
+    remat: str = "none"
+
+    def __post_init__(self):
+        for field, allowed in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise ValueError(f"{field}: {did_you_mean(value, allowed)}")
+        check_activation(self.mlp)
+        check_kernel(self.kernel)
+        check_remat(self.remat)
+        if self.dim % self.heads or self.dim // self.heads % 2:
+            raise ValueError(f"heads: {self.heads} must divide dim={self.dim} into an even number of channels")
+        if self.pooled_text and not self.text_dim:
+            raise ValueError("pooled_text: True needs text_dim > 0")
+        if self.positions == "learned" and min(self.grid) < 1:
+            raise ValueError(f"grid: {self.grid} must be the clip's size in tokens when positions='learned'")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def hidden(self) -> int:
+        return self.mlp_dim or 4 * self.dim
+
+    @property
+    def in_channels(self) -> int:
+        """Channels after `concat` and `known` are stacked on the clip."""
+        return self.channels + self.concat_channels + int(self.known_channel)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The condition keys this model reads."""
+        present = {
+            "tokens": self.text_dim > 0,
+            "vector": self.classes > 0 or bool(self.scalars),
+            "concat": self.concat_channels > 0,
+            "known": self.known_channel,
+        }
+        return frozenset(key for key, on in present.items() if on)
+
+    def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """The clip's size in tokens.
+
+        Raises:
+          ValueError: a size that the patch does not divide, or a clip beyond the learned table.
+        """
+        grid = []
+        for name, size, patch in zip(("frames", "height", "width"), (frames, height, width), self.patch):
+            if size % patch:
+                near = max(patch, round(size / patch) * patch)
+                raise ValueError(f"{name}: {size} is not divisible by the patch {patch}; the nearest that is: {near}")
+            grid.append(size // patch)
+        if self.positions == "learned" and any(n > g for n, g in zip(grid, self.grid)):
+            raise ValueError(f"grid: the learned positions end at {self.grid} tokens, the clip has {tuple(grid)}")
+        return tuple(grid)
+
+    def forward_flops(self, frames: int, height: int, width: int, text_length: int = 0) -> float:
+        """Multiply-adds times two of one clip's forward pass: matrix products and attention, nothing else.
+
+        Per unit: QKV and output projections 8 D^2 a token, MLP 4 D M (6 D M for swiglu), self-attention 4 N D for
+        N visible tokens, cross-attention 4 D^2 a token, 4 D^2 a text token, 4 L D a token.  A training step
+        without recomputation is three forwards.
+        """
+        t, h, w = self.token_grid(frames, height, width)
+        tokens, space, d = t * h * w, h * w, self.dim
+        mlp = (6 if self.mlp == "swiglu" else 4) * d * self.hidden
+        block = tokens * (8 * d * d + mlp)
+        cross = tokens * 4 * d * d + text_length * 4 * d * d + 4 * tokens * text_length * d if self.text_dim else 0
+        if self.attention == "full":
+            seen = tokens * (t + 1) / (2 * t) if self.causal else tokens
+            unit = block + 4 * tokens * seen * d + cross
+        else:
+            seen = space + ((t + 1) / 2 if self.causal else t)
+            unit = 2 * block + 4 * tokens * seen * d + cross
+        modulation = t * 12 * d * d * (self.attention == "factorised" and 2 or 1)
+        ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels)
+        per_unit = unit + (modulation if self.adaln == "per_block" else 0)
+        return self.depth * per_unit + ends + (modulation if self.adaln == "single" else 0)

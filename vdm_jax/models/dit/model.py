@@ -1,0 +1,155 @@
+"""The spatio-temporal DiT: clip in, prediction out, every frame at its own time.
+
+  x [B, T, H, W, C] -> tokens [B, T', S, D] -> units -> tokens -> [B, T, H, W, C]
+
+The time of a frame reaches its tokens through adaLN only (`modulation [B, T', 6, D]`), so a network trained with
+one time a clip runs with one time a frame and the other way round (FVDM, 2410.03160).
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from vdm_jax.models.dit.blocks import Context, Unit
+from vdm_jax.models.dit.config import DiTConfig
+from vdm_jax.nn.embeddings import LabelEmbedding, ScalarEmbedding, sincos_table
+from vdm_jax.nn.linear import Linear, param
+from vdm_jax.nn.norms import layer_norm, modulate
+from vdm_jax.nn.rotary import rotary_table
+from vdm_jax.nn.stack import run_stack, stack
+from vdm_jax.sharding.rules import constrain
+from vdm_jax.types import Condition, as_time, check_condition
+
+Array = jax.Array
+_ZEROS = jax.nn.initializers.zeros
+_NORMAL = jax.nn.initializers.normal(0.02)
+_PATCHES = "b (t pt) (h ph) (w pw) c -> b t (h w) (pt ph pw c)"
+_PIXELS = "b t (h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c"
+
+
+class DiT(nnx.Module):
+    """See `DiTConfig` for the options.
+
+    Args:
+      config: the architecture.
+      rngs: `params` is used.
+    """
+
+    def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
+        cfg = self.config = config
+        d = cfg.dim
+        pixels = cfg.patch[0] * cfg.patch[1] * cfg.patch[2]
+        self.patch_in = Linear(pixels * cfg.in_channels, d, axes=("patch", "embed"), rngs=rngs)
+        self.time = ScalarEmbedding(d, rngs=rngs)
+        self.label = LabelEmbedding(cfg.classes, d, rngs=rngs) if cfg.classes else None
+        self.scalars = nnx.Dict({n: ScalarEmbedding(d, nullable=True, rngs=rngs) for n in cfg.scalars})
+        self.text_in = Linear(cfg.text_dim, d, axes=("text", "embed"), rngs=rngs) if cfg.text_dim else None
+        self.text_pool = Linear(d, d, axes=("embed", "embed_out"), rngs=rngs) if cfg.pooled_text else None
+        if cfg.positions == "learned":
+            t, h, w = cfg.grid
+            self.frame_table = param(rngs, _NORMAL, (t, 1, d), ("frames", None, "embed"))
+            self.patch_table = param(rngs, _NORMAL, (h, w, d), ("height", "width", "embed"))
+        if cfg.adaln == "single":
+            self.modulation = Linear(d, (6, d), axes=("embed", None, "embed_out"), init=_ZEROS, rngs=rngs)
+        self.units = stack(lambda r: Unit(cfg, rngs=r), cfg.depth, rngs)
+        self.final_modulation = Linear(d, (2, d), axes=("embed", None, "embed_out"), init=_ZEROS, rngs=rngs)
+        self.patch_out = Linear(d, pixels * cfg.channels, axes=("embed", "patch"), init=_ZEROS, rngs=rngs)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Condition keys that this model reads."""
+        return self.config.reads
+
+    def __call__(self, x: Array, t: Array, cond: Condition | None = None) -> Array:
+        """Predicts what the process asks of its network.
+
+        Args:
+          x: `[B, T, H, W, C]`, any float dtype; the network computes in it.
+          t: `[B, T]` or `[B]`, what the network is told of the time (`process.network_time`).
+          cond: see `types.CONDITION_KEYS`; must hold every key the model reads but `vector` entries at rest.
+
+        Returns:
+          `[B, T, H, W, C]` in the dtype of `x`.
+
+        Raises:
+          ValueError: unread or missing condition keys, sizes that the patch does not divide.
+        """
+        cfg, cond = self.config, dict(cond or {})
+        check_condition(cond, self.reads, "DiT")
+        missing = self.reads - cond.keys()
+        if missing:
+            raise ValueError(f"condition: DiT needs {', '.join(sorted(missing))} (it has: {', '.join(cond) or 'none'})")
+        b, frames, height, width, _ = x.shape
+        grid = cfg.token_grid(frames, height, width)
+        text, text_mask = self._text(cond, x.dtype)
+        e = self._embed_time(as_time(t, b, frames), grid[0], cond, text, text_mask, x.dtype)
+        tokens = constrain(self._tokens(x, cond, grid), "batch", "frames", "tokens", None)
+        ctx = Context(
+            time=e,
+            modulation=self.modulation(e) if cfg.adaln == "single" else None,
+            text=text,
+            text_mask=text_mask,
+            rotary=self._rotary(grid),
+        )
+
+        def unit(block: Unit, h: Array) -> Array:
+            return constrain(block(h, ctx), "batch", "frames", "tokens", None)
+
+        tokens = run_stack(self.units, tokens, unit, cfg.remat)
+        shift, scale = jnp.split(self.final_modulation(e), 2, axis=2)  # [B, T', 1, D]
+        patches = self.patch_out(modulate(layer_norm(tokens), shift, scale))
+        sizes = dict(zip(("pt", "ph", "pw"), cfg.patch))
+        return rearrange(patches, _PIXELS, h=grid[1], w=grid[2], **sizes)
+
+    def _tokens(self, x: Array, cond: Condition, grid: tuple[int, int, int]) -> Array:
+        """Clip, `concat` and `known` to tokens `[B, T', S, D]` with their positions."""
+        parts = [x]
+        if self.config.concat_channels:
+            parts.append(cond["concat"].astype(x.dtype))
+        if self.config.known_channel:
+            known = cond["known"]
+            known = known[..., None, None, None] if known.ndim == 2 else known
+            parts.append(jnp.broadcast_to(known.astype(x.dtype), (*x.shape[:-1], 1)))
+        sizes = dict(zip(("pt", "ph", "pw"), self.config.patch))
+        tokens = self.patch_in(rearrange(jnp.concatenate(parts, axis=-1), _PATCHES, **sizes))
+        return tokens + self._positions(grid).astype(x.dtype)
+
+    def _positions(self, grid: tuple[int, int, int]) -> Array:
+        t, h, w = grid
+        if self.config.positions == "learned":
+            patches = self.patch_table[...][:h, :w].reshape(1, h * w, -1)
+            return self.frame_table[...][:t] + patches  # [T', S, D]
+        if self.config.positions == "sincos":
+            return jnp.asarray(sincos_table(grid, self.config.dim)).reshape(t, h * w, -1)
+        return jnp.zeros(())
+
+    def _rotary(self, grid: tuple[int, int, int]) -> dict[str, Array | None]:
+        if not self.config.rope:
+            return {"full": None, "space": None, "time": None}
+        sizes = {"full": grid, "space": grid[1:], "time": grid[:1]}
+        return {over: jnp.asarray(rotary_table(n, self.config.head_dim)) for over, n in sizes.items()}
+
+    def _text(self, cond: Condition, dtype) -> tuple[Array | None, Array | None]:
+        if self.text_in is None:
+            return None, None
+        return self.text_in(cond["tokens"].astype(dtype)), cond.get("tokens_mask")
+
+    def _embed_time(self, t, frames, cond, text, text_mask, dtype) -> Array:
+        """`silu(e) [B, T', D]`: time of each frame (mean over a patch's frames), vectors, pooled text."""
+        e = self.time(t, dtype)
+        e = e.reshape(e.shape[0], frames, -1, e.shape[-1]).mean(axis=2)
+        vector = dict(cond.get("vector", {}))
+        if self.label is not None:
+            e = e + self.label(vector.pop("label"), dtype)[:, None]
+        for name, embedding in self.scalars.items():
+            e = e + embedding(vector.pop(name), dtype)[:, None]
+        if vector:
+            raise ValueError(f"condition: DiT does not read vector entries {', '.join(sorted(vector))}")
+        if self.text_pool is not None:
+            mask = jnp.ones(text.shape[:-1], dtype) if text_mask is None else text_mask.astype(dtype)
+            mask = mask[..., None]
+            mean = (text * mask).sum(-2) / jnp.maximum(mask.sum(-2), 1)
+            pooled = self.text_pool(jax.nn.silu(mean))
+            e = e + (pooled if pooled.ndim == 3 else pooled[:, None])
+        return jax.nn.silu(e)

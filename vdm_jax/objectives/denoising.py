@@ -1,0 +1,209 @@
+"""Denoising: regress the network's output to the process's target at a random noise level.
+
+    t ~ process.sample_time        eps ~ N(0, I)        x_t = process.q_sample(x0, eps, t)
+    loss = E_b  1/|given^c|  sum_{frames, pixels not given}  weight(t) (network(x_t, t, cond) - target(x0, eps, t))^2
+
+(arXiv:2006.11239 and all since; which process, prediction and weight is the process's business.)  Frames or regions
+that are given (`known`) stand at t = 0, exactly clean, and count for nothing: image-to-video, prediction and
+inpainting are batches with `known` in them.  Conditions are replaced by their unconditional value one example at a
+time (arXiv:2207.12598).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vdm_jax.diffusion.conditioning import drop_conditions
+from vdm_jax.diffusion.leaves import expand, leading_shape, noise_like
+from vdm_jax.diffusion.process import Process
+from vdm_jax.errors import did_you_mean
+from vdm_jax.objectives import Batch, Networks
+from vdm_jax.types import CONDITION_KEYS, Array, Condition, Time, check_condition
+
+Draws = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingObjective:
+    """The loss of ordinary diffusion training.
+
+    Attributes:
+      process: noising, target and weight.
+      dropout: condition key (`tokens`, `vector.fps` ...) -> rate at which an example loses it in training.
+      null_ids, null_mask: the tokenised empty prompt `[L]`, what `tokens` are dropped to; needed with text.
+      vector: keys of the batch `[B]` that become entries of the condition `vector` (`fps`, `label` ...).
+      clip: key of the batch that is denoised: uint8 pixels (become x / 127.5 - 1) or float latents, or a dict of such.
+      bands: noise-level bands of `evaluate`.
+
+    A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is.
+    """
+
+    process: Process
+    dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    null_ids: tuple[int, ...] = ()
+    null_mask: tuple[bool, ...] = ()
+    vector: tuple[str, ...] = ()
+    clip: str = "video"
+    bands: int = 8
+
+    def __post_init__(self):
+        names = [*CONDITION_KEYS, *(f"vector.{name}" for name in self.vector)]
+        for key in self.dropout:
+            if key not in names:
+                raise ValueError(f"dropout: {did_you_mean(key, names)}")
+        if len(self.null_ids) != len(self.null_mask):
+            raise ValueError(f"null_mask: {len(self.null_mask)} entries for {len(self.null_ids)} null_ids")
+        if self.bands < 1:
+            raise ValueError(f"bands: {self.bands!r} must be 1 or more")
+
+    def __call__(self, networks: Networks, batch: Batch, rng: Array) -> tuple[Array, dict[str, Array]]:
+        """`(loss, metrics)` of a batch; see `objectives`."""
+        return self.loss(networks, batch, self.draw(batch, rng))
+
+    def draw(self, batch: Batch, rng: Array) -> Draws:
+        """Times of the whole batch (stratified over it), and a key per example for noise and for dropout."""
+        size, frames = leading_shape(batch[self.clip])
+        time_key, noise_key, drop_key = jax.random.split(rng, 3)
+        return {
+            "time": self.process.sample_time(time_key, size, frames),
+            "noise": jax.random.split(noise_key, size),
+            "drop": jax.random.split(drop_key, size),
+        }
+
+    def loss(self, networks: Networks, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
+        """`(loss, {"mse": unweighted})`, both means over examples, float32."""
+        cond, null = self.conditions(networks, batch)
+        cond = _drop_per_example(cond, null, self.dropout, draws["drop"])
+        loss, mse = self._errors(networks["backbone"], batch, cond, draws["time"], draws["noise"])
+        return loss, {"mse": mse}
+
+    def evaluate(self, networks: Networks, batch: Batch, rng: Array) -> dict[str, Array]:
+        """Losses at fixed parts of the noise range, with all conditions.
+
+        The range is cut at `process.levels(bands)`; in each band every example gets one level, uniform within it.
+
+        Args:
+          networks, batch: as in training.
+          rng: `[B]` keys, one per example.
+
+        Returns:
+          `mse/<low>-<high>` of each band, and `loss` and `mse`, the means over the bands.
+        """
+        cond, _ = self.conditions(networks, batch)
+        levels = self.process.levels(self.bands)
+        size, frames = leading_shape(batch[self.clip])
+
+        def band(edges: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            high, low, number = edges
+            keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)))(rng)  # [B, 2]
+            place = jax.vmap(jax.random.uniform)(keys[:, 0])
+            time = jnp.broadcast_to((low + place * (high - low))[:, None], (size, frames))
+            return self._errors(networks["backbone"], batch, cond, time, keys[:, 1])
+
+        losses, errors = jax.lax.map(band, (levels[:-1], levels[1:], jnp.arange(self.bands)))
+        names = [f"mse/{low:.3g}-{high:.3g}" for high, low in itertools.pairwise(levels)]
+        return {"loss": losses.mean(), "mse": errors.mean(), **dict(zip(names, errors))}
+
+    def conditions(self, networks: Networks, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The condition of a batch, and the unconditional value of each key that dropout names.
+
+        Raises:
+          ValueError: a condition the backbone does not read, text without an encoder or the other way round.
+        """
+        backbone = networks["backbone"]
+        cond = {key: batch[key] for key in CONDITION_KEYS if key in batch and key != "known"}
+        if "known" in batch and "known" in backbone.reads:  # others see from t = 0 that a frame is given
+            cond["known"] = batch["known"]
+        if self.vector:
+            cond["vector"] = {name: batch[name] for name in self.vector}
+        null = {key: empty_value(key) for key in self.dropout if key != "tokens"}
+        if ("text" in networks) != ("text_ids" in batch):
+            has, lacks = ("an encoder", "the batch no 'text_ids'") if "text" in networks else ("text", "no encoder")
+            raise ValueError(f"text: there is {has}, but {lacks}")
+        if "text" in networks:
+            encoder, dtype = networks["text"], compute_dtype(backbone)
+            cond |= encoder(batch["text_ids"], batch["text_mask"], dtype)
+            if "tokens" in self.dropout:
+                null |= encoder(jnp.asarray([self.null_ids]), jnp.asarray([self.null_mask]), dtype)
+        check_condition(cond, backbone.reads, type(backbone).__name__)
+        return cond, null
+
+    def _errors(self, backbone, batch: Batch, cond: Condition, time: Time, keys: Array) -> tuple[Array, Array]:
+        """(weighted, unweighted) squared error, means over examples."""
+        process = self.process
+        x0 = jax.tree.map(as_float, batch[self.clip])
+        noise = jax.vmap(noise_like)(keys, x0)
+        known = batch.get("known")
+        time = time if known is None else jnp.where(given_frames(known), 0.0, time)
+        x_t = process.q_sample(x0, noise, time)
+        x_t = x_t if known is None else jax.tree.map(lambda x, y: jnp.where(_like(known, x), x, y), x0, x_t)
+
+        dtype = compute_dtype(backbone)
+        fed = jax.tree.map(lambda x: x.astype(dtype), process.network_input(x_t, time))
+        output = backbone(fed, process.network_time(time), cond)
+        target = process.target(x0, noise, time)
+        weight = process.weight(time)
+
+        pairs = [
+            _leaf_errors(y.astype(jnp.float32) - z, expand(weight, z), None if known is None else _like(known, z))
+            for y, z in zip(jax.tree.leaves(output), jax.tree.leaves(target), strict=True)
+        ]
+        return sum(p[0] for p in pairs) / len(pairs), sum(p[1] for p in pairs) / len(pairs)
+
+
+def _leaf_errors(error: Array, weight: Array, known: Array | None) -> tuple[Array, Array]:
+    """Weighted and plain mean square of one leaf: over what is not given of each example, then over examples."""
+    dims = tuple(range(1, error.ndim))
+    if known is None:
+        square = error**2
+        return (weight * square).mean(), square.mean()
+    counts = jnp.broadcast_to(~known, error.shape)
+    # Masked before they meet: target and weight of a given frame may be infinite, and 0 * inf is not 0.
+    square = jnp.where(counts, error, 0.0) ** 2
+    total = jnp.maximum(counts.sum(dims), 1)
+    return (((jnp.where(counts, weight, 0.0) * square).sum(dims) / total).mean(), (square.sum(dims) / total).mean())
+
+
+def _like(known: Array, leaf: Array) -> Array:
+    """`known`, `[B, T]` or `[B, T, H, W, 1]`, with the rank of `leaf`."""
+    return expand(known, leaf) if known.ndim == 2 else known
+
+
+def _drop_per_example(cond: Condition, null: Condition, rates: Mapping[str, float], keys: Array) -> dict[str, Any]:
+    """`drop_conditions` with a key for each example, so that the draw does not depend on the microbatch."""
+    if not rates:
+        return dict(cond)
+
+    def one(cond: Condition, key: Array) -> Condition:
+        dropped = drop_conditions(jax.tree.map(lambda x: x[None], cond), null, rates, key)
+        return jax.tree.map(lambda x: x[0], dropped)
+
+    return jax.vmap(one)(dict(cond), keys)
+
+
+def empty_value(key: str) -> Any:
+    """What "unconditional" is for any condition key but `tokens`, to be broadcast; see `types.CONDITION_KEYS`."""
+    if key.startswith("vector."):
+        return -1
+    return {"camera": jnp.eye(3, 4), "known": False}.get(key, 0)
+
+
+def as_float(x: Array) -> Array:
+    """uint8 pixels to float32 in [-1, 1]; floats to float32."""
+    return x.astype(jnp.float32) / 127.5 - 1.0 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+
+
+def given_frames(known: Array) -> Array:
+    """`[B, T]` bool: frames that are given entirely, from `[B, T]` or `[B, T, H, W, 1]`."""
+    return known if known.ndim == 2 else known.all(axis=tuple(range(2, known.ndim)))
+
+
+def compute_dtype(network: nnx.Module) -> jnp.dtype:
+    """The dtype of a network's floating parameters, which is what it is to compute in."""
+    leaves = jax.tree.leaves(nnx.state(network, nnx.Param))
+    return next(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))

@@ -1,0 +1,31 @@
+"""Where arrays live: mesh axes, logical-axis rules, multi-process start-up and batch placement."""
+
+from vdm_jax.sharding.mesh import AXES, MeshConfig, batch_shards, check_batch, check_heads, make_mesh
+from vdm_jax.sharding.multihost import batch_sharding, place_batch, replicated, start
+from vdm_jax.sharding.rules import (
+    LogicalRules,
+    activation_sharding,
+    constrain,
+    logical_axes,
+    param_shardings,
+    undivided,
+)
+
+__all__ = [
+    "AXES",
+    "LogicalRules",
+    "MeshConfig",
+    "activation_sharding",
+    "batch_sharding",
+    "batch_shards",
+    "check_batch",
+    "check_heads",
+    "constrain",
+    "logical_axes",
+    "make_mesh",
+    "param_shardings",
+    "place_batch",
+    "replicated",
+    "start",
+    "undivided",
+]

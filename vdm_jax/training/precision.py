@@ -1,0 +1,33 @@
+"""Precision of the computation: float32 masters, and a compute copy cast once per step.
+
+Weights, moments and averages are always float32.  With `bfloat16`, the step casts all parameters once at its top,
+pinned to the sharding of the masters: what FSDP then gathers is the bfloat16 copy, half the bytes.  Layers compute in
+the dtype of what they are given, objectives take the loss in float32.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vdm_jax.errors import did_you_mean
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def check_precision(name: str) -> None:
+    """Raises ValueError unless `name` is one of `PRECISIONS`."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision: {did_you_mean(name, PRECISIONS)}")
+
+
+def compute_copy(params: Any, shardings: Any, precision: str) -> Any:
+    """Floating leaves in the compute dtype, sharded like the masters; the tree itself for float32."""
+    dtype = PRECISIONS[precision]
+
+    def cast(leaf: jax.Array, sharding: jax.sharding.NamedSharding) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == dtype:
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf.astype(dtype), sharding)
+
+    return jax.tree.map(cast, params, shardings)

@@ -1,0 +1,80 @@
+"""The vocabulary of the project: clips, times, conditions.
+
+Shape legend, used in every file:
+  B batch, T frames, H height, W width, C channels, N tokens, L text tokens, D width, K sampling steps
+
+Clip.  `x: [B, T, H, W, C]`, channels last; pixels are float32 in [-1, 1], latents alike.  `diffusion/` and
+  `sampling/` ask only for `[B, T, ...]` (poses, tokens, graphs), or a dict of such arrays, taken leaf by leaf.
+
+Time.  `t: [B, T]` float32 in the unit of the process (see `diffusion/`): 0 is clean, `process.t_max` is the
+  prior.  `[B]` and `[B, 1]` broadcast to all frames.  A frame that is *given* is simply a frame at t = 0, so
+  image-to-video, prediction and interpolation are values of `t` and `known`, not models.
+
+Known.  `known: [B, T]` or `[B, T, H, W, 1]`, True where the content is given.
+
+Condition.  A flat dict with the reserved keys of `CONDITION_KEYS`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vdm_jax.errors import did_you_mean
+
+Array = jax.Array
+Clip = Array | Mapping[str, Array]
+Time = Array
+Condition = Mapping[str, Any]
+
+# Key -> what it holds.  "unconditional" is what guidance and condition dropout put in its place.
+CONDITION_KEYS: dict[str, str] = {
+    "tokens": "[B, L, D] or per frame [B, T, L, D] text features; unconditional: the encoded empty prompt",
+    "tokens_mask": "[B, L] bool, True at real tokens; follows `tokens`",
+    "vector": "{name: [B]} labels (int) and scalars (float: fps, motion ...); unconditional: -1",
+    "concat": "[B, T, H, W, C] stacked on the channels of the input; unconditional: zeros",
+    "known": "[B, T] or [B, T, H, W, 1] bool, content that is given; unconditional: all False",
+    "hint": "[B, T, H, W, C] dense control picture; unconditional: zeros",
+    "camera": "[B, T, 3, 4] world-to-camera; unconditional: identity",
+    "tracks": "[B, T, P, 2] pixel positions of P points; unconditional: zeros",
+    "audio": "[B, T, F] features of each frame's sound; unconditional: zeros",
+}
+
+
+def as_time(t, batch: int, frames: int) -> Time:
+    """Broadcasts a time to `[B, T]` float32.
+
+    Accepts a scalar, `[B]`, `[B, 1]` or `[B, T]`.  A bare `[T]` is refused: when B = T it could not be told
+    from `[B]`, and code that works until the batch has the wrong size is worse than code that never works.
+
+    Raises:
+      ValueError: any other shape.
+    """
+    t = jnp.asarray(t, jnp.float32)
+    if t.ndim == 0:
+        return jnp.broadcast_to(t, (batch, frames))
+    if t.shape == (batch,):
+        t = t[:, None]
+    if t.shape not in ((batch, 1), (batch, frames)):
+        raise ValueError(f"time: shape {t.shape} is neither [B]=({batch},) nor [B, T]=({batch}, {frames})")
+    return jnp.broadcast_to(t, (batch, frames))
+
+
+def check_condition(cond: Condition, reads: frozenset[str], model: str) -> None:
+    """Refuses condition keys that are unknown or that `model` would silently ignore.
+
+    Args:
+      cond: the condition; values are not looked at.
+      reads: keys of `CONDITION_KEYS` the model reads.
+      model: its name, for the message.
+
+    Raises:
+      ValueError: names the key and the nearest right spelling.
+    """
+    for key in cond:
+        if key not in CONDITION_KEYS:
+            raise ValueError(f"condition: {did_you_mean(key, CONDITION_KEYS)}")
+        if key not in reads and not (key == "tokens_mask" and "tokens" in reads):
+            read = ", ".join(sorted(reads)) or "none"
+            raise ValueError(f"condition: {model} does not read {key!r} (it reads: {read})")
