@@ -19,7 +19,7 @@ from typing import Any
 from data_pipelines.curation.cutting import cut_clips
 from data_pipelines.shards.manifest import ClipSpec, Dropped, Manifest
 from data_pipelines.shards.schema import CODECS, ClipRecord, pack_pixels
-from data_pipelines.shards.writer import ShardWriter, check_target, open_writer
+from data_pipelines.shards.writer import ShardWriter, check_target, open_writer, sha256
 from vdm_jax import config as configs
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.media.video import VideoError, iter_frames, probe
@@ -101,8 +101,8 @@ def curate(
       The manifest; `dropped` lists the files that gave nothing, `provenance["sources"]` the others.
 
     Raises:
-      ValueError: no such folder, no video in it, `out` exists, or too few videos for `hold_out`.
-      RunError: no file was usable, or the disk fails; nothing is left behind.
+      ValueError: no such folder, no video in it, or `out` exists.
+      RunError: no file was usable, or too few for `hold_out`, or the disk fails; nothing is left behind.
     """
     videos = Path(videos)
     files = find_videos(videos)
@@ -116,16 +116,13 @@ def curate(
         for done, path in enumerate(_in_order(files, videos, settings), 1):
             name = path.relative_to(videos).as_posix()
             try:
-                records = _split(list(_records(path, name, settings)), settings, len(sources) < held_out)
-                found = _provenance(path, name, records)
+                clips = _clips(path, name, settings, hold_out=len(sources) < held_out)
+                sources.append(_provenance(path, name, clips))
             except VideoError as error:
                 dropped.append(Dropped(name, error.reason, str(error)))
-            except OSError as error:  # it went away, or its disk fails
-                dropped.append(Dropped(name, "unreadable", f"{path}: {error.strerror}"))
             else:
-                for record in records:
-                    writer.add(record)
-                sources.append(found)
+                for clip in clips:
+                    writer.add(clip)
             if progress is not None:
                 progress(done, len(files), name)
         _check_result(videos, settings, writer, sources, dropped)
@@ -230,12 +227,13 @@ def _records(path: Path, name: str, settings: CurateSettings) -> Iterator[tuple[
         raise VideoError("too_short", f"{path}: shorter than one clip of {settings.frames} frames at {rate:g} fps")
 
 
-def _split(clips: list[tuple[ClipRecord, float]], settings: CurateSettings, hold_out_source: bool) -> list[ClipRecord]:
-    """Thins the clips of one source out and marks those that are held out."""
+def _clips(path: Path, name: str, settings: CurateSettings, hold_out: bool) -> list[ClipRecord]:
+    """The clips of one file, thinned out, those that are held out (all of them if `hold_out`) marked."""
+    clips = list(_records(path, name, settings))
     limit = settings.max_clips_per_source
     if limit and len(clips) > limit:
         clips = [clips[i * len(clips) // limit] for i in range(limit)]
-    count = len(clips) if hold_out_source else 0
+    count = len(clips) if hold_out else 0
     if settings.hold_out == "tail" and settings.val_fraction and len(clips) > 1:
         count = max(1, round(settings.val_fraction * len(clips)))
     train, held_out = clips[: len(clips) - count], clips[len(clips) - count :]
@@ -246,8 +244,10 @@ def _split(clips: list[tuple[ClipRecord, float]], settings: CurateSettings, hold
 
 
 def _provenance(path: Path, name: str, records: list[ClipRecord]) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        digest = sha256(path)
+    except OSError as error:  # it went away, or its disk fails
+        raise VideoError("unreadable", f"{path}: {error.strerror}") from None
     counts = {split: sum(r.split == split for r in records) for split in ("train", "val")}
     return {"name": name, "sha256": digest, "clips": counts, "captioned": bool(records[0].caption)}
 

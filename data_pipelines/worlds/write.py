@@ -1,16 +1,15 @@
 """Writes a world as a shard set: training clips, and validation clips whose captions never occur in training."""
 
-import dataclasses
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.shards.manifest import ClipSpec, Manifest
 from data_pipelines.shards.schema import ClipRecord, pack_pixels
 from data_pipelines.shards.writer import open_writer
 from data_pipelines.worlds import sprites
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites import Sprite, SpritesConfig
 from vdm_jax import config as configs
 
 
@@ -39,49 +38,45 @@ def write_world(
       overwrite: replace a set that is there.
       progress: called with (clips done, clips) after each clip.
 
-    Returns:
-      The manifest of the written set.
-
     Raises:
       ValueError: a field out of range, or `out` exists.
       RunError: the disk fails; nothing is left behind.
     """
-    for name, value, least in (("clips", clips, 1), ("val_clips", val_clips, 0)):
-        if value < least:
-            raise ValueError(f"{name}: {value!r} is not at least {least}")
+    if clips < 1 or val_clips < 0:
+        name, value = ("clips", clips) if clips < 1 else ("val_clips", val_clips)
+        raise ValueError(f"{name}: {value!r} is too small")
     train, val = sprites.split(held_out, seed, config)
-    parts = (("train", clips, train, 2 * seed), ("val", val_clips, val or train, 2 * seed + 1))
-    settings: dict[str, Any] = {
-        "world": configs.to_dict(config),
-        "clips": clips,
-        "val_clips": val_clips,
-        "held_out": held_out,
-        "seed": seed,
-    }
-    spec = ClipSpec(config.frames, config.height, config.width, codec)
-    done = 0
-    with open_writer(out, spec, overwrite=overwrite) as writer:
-        for split, count, combos, stream in parts:
-            for i in range(count):
-                pixels, shown = sprites.clip(i, config, combos, stream)
-                writer.add(
-                    ClipRecord(
-                        video=pack_pixels(pixels, codec, config.fps),
-                        codec=codec,
-                        caption=sprites.caption(shown),
-                        fps=config.fps,
-                        frames=config.frames,
-                        height=config.height,
-                        width=config.width,
-                        source="sprites",
-                        start=0.0,
-                        split=split,
-                        index=i,
-                        labels=json.dumps([dataclasses.asdict(s) for s in shown]),
-                    )
-                )
-                done += 1
-                if progress is not None:
-                    progress(done, clips + val_clips)
+    world = configs.to_dict(config)
+    settings = {"world": world, "clips": clips, "val_clips": val_clips, "held_out": held_out, "seed": seed}
+    records = itertools.chain(
+        _records(config, "train", clips, train, 2 * seed, codec),
+        _records(config, "val", val_clips, val or train, 2 * seed + 1, codec),
+    )
+    with open_writer(out, ClipSpec(config.frames, config.height, config.width, codec), overwrite=overwrite) as writer:
+        for done, record in enumerate(records, 1):
+            writer.add(record)
+            if progress is not None:
+                progress(done, clips + val_clips)
         provenance = {"pipeline": "worlds/sprites", "train_combinations": len(train), "held_out": len(val)}
         return writer.finish(provenance, settings)
+
+
+def _records(
+    config: SpritesConfig, split: str, count: int, combos: Sequence[Sprite], seed: int, codec: str
+) -> Iterator[ClipRecord]:
+    for i in range(count):
+        pixels, shown = sprites.clip(i, config, combos, seed)
+        yield ClipRecord(
+            video=pack_pixels(pixels, codec, config.fps),
+            codec=codec,
+            caption=sprites.caption(shown),
+            fps=config.fps,
+            frames=config.frames,
+            height=config.height,
+            width=config.width,
+            source="sprites",
+            start=0.0,
+            split=split,
+            index=i,
+            labels=json.dumps(configs.to_dict(shown)),
+        )

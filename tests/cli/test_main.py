@@ -63,7 +63,7 @@ def test_every_verb_has_help_with_examples_that_parse(verb, capsys):
     for line in lines:
         assert line in shown
         if line.startswith(f"vdm {verb} "):
-            assert isinstance(cli.parse(verb, module, shlex.split(line)[2:]), argparse.Namespace)
+            assert isinstance(cli.parse(verb, module, shlex.split(line, comments=True)[2:]), argparse.Namespace)
 
 
 def test_unknown_verb_names_the_nearest(capsys):

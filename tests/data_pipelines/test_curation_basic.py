@@ -294,3 +294,19 @@ def test_manifest_proves_where_clips_come_from(videos, tmp_path):
 def test_wrong_settings_are_named(field, value):
     with pytest.raises(ValueError, match=f"^{field}: "):
         dataclasses.replace(SETTINGS, **{field: value})
+
+
+def test_file_that_goes_away_is_listed(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+    put(videos, "b.mp4", footage())
+    digest = basic.sha256
+
+    def gone(path):
+        if path.name == "a.mp4":
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(path)
+
+    monkeypatch.setattr(basic, "sha256", gone)
+    manifest = curate(videos, tmp_path / "out", SETTINGS)
+    assert [(d.file, d.reason) for d in manifest.dropped] == [("a.mp4", "unreadable")]
+    assert {c["source"] for c in clips(tmp_path / "out")} == {"b.mp4"}

@@ -4,6 +4,7 @@ Start with `sampler.py`: everything else is something you hand to `sample`.
 """
 
 from vdm_jax.sampling.denoiser import Denoiser, make_denoiser
+from vdm_jax.sampling.generate import SampleConfig, make_generator
 from vdm_jax.sampling.guidance import guided, guided_nested
 from vdm_jax.sampling.known import Known, replace_known
 from vdm_jax.sampling.sampler import Hooks, StepInfo, Trajectory, sample
@@ -13,6 +14,7 @@ __all__ = [
     "Denoiser",
     "Hooks",
     "Known",
+    "SampleConfig",
     "StepInfo",
     "Trajectory",
     "check_tau",
@@ -21,6 +23,7 @@ __all__ = [
     "image_to_video",
     "interpolation",
     "make_denoiser",
+    "make_generator",
     "prediction",
     "replace_known",
     "sample",

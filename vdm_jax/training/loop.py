@@ -7,10 +7,10 @@
     5. checkpoint, if due
     6. stop after this step, if asked to
 
-Between steps the host never waits for the step it has just dispatched, except where 4 and 5 are due; a transfer guard
-turns every hidden copy between host and device into an error.  Invariant: the data iterator is only advanced in 1, so
-the iterator state saved in 5 is the one after exactly `step` batches, and a resumed run sees the batch that the
-interrupted one would have seen.
+Between steps the host never waits for the step it has just dispatched, except where 4 and 5 are due; a transfer
+guard turns every copy between host and device outside of 1, 3, 4 and 5 into an error.  Invariant: the data iterator
+is only advanced in 1, so the iterator state saved in 5 is the one after exactly `step` batches, and a resumed run
+sees the batch that the interrupted one would have seen.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class Loop:
       steps: total number of steps, resumed ones included.
       step: `(state, batch) -> (state, metrics)`, jitted, donates the state; metrics: see `metrics.py`, with a `loss`.
       data: batches; already at the position of the start.
-      place: puts a host batch on the devices, by explicit `device_put`.
+      place: puts a host batch on the devices; the one part of a step that may.
       checkpointer: where steps are saved, and how often.
       meta: what is saved beside the state; the loop fills in `data` and `window`.
       writer: where metrics go.
@@ -123,7 +123,7 @@ def train(loop: Loop, start: Start) -> Outcome:
         stack.enter_context(jax.transfer_guard("disallow"))
         stopped_by = signals.requested(step)
         while step < loop.steps and stopped_by is None:
-            with watch.waiting():
+            with watch.waiting(), jax.transfer_guard_host_to_device("allow"):
                 batch = loop.place(_next_batch(loop.data, step))
             state, metrics = loop.step(state, batch)
             step += 1

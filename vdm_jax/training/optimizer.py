@@ -13,6 +13,7 @@ Stacked kernels are `[layers, in, *out]`: each layer is its own matrix `in x pro
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ from vdm_jax.training.path_filter import matches
 from vdm_jax.training.schedule import SCHEDULES, Schedule, make_schedule
 
 KINDS = ("adamw", "muon")
+
+_ADAM_RMS = 0.2  # root mean square of AdamW's updates; Muon's are scaled to it, so that one learning rate serves both
 
 # What decays is said, not what does not: a pull towards zero harms offsets, gains, gates, embeddings and tables of any
 # name, and matrices are all called kernel.
@@ -101,27 +104,21 @@ def make_optimizer(config: OptimizerConfig, axes: Mapping[str, Any]) -> optax.Gr
     Returns:
       A transformation over nested dicts of parameters with the paths of `axes`, or any subset of them.
     """
-    adam = {"b1": config.beta1, "b2": config.beta2, "eps": config.eps}
-    if config.kind == "adamw":
-        return optax.adamw(1.0, **adam, weight_decay=config.weight_decay, mask=lambda p: decays(p, config.decay))
     names = flatten_dict(axes)
+    adam = optax.scale_by_adam(config.beta1, config.beta2, config.eps)
+    muon = optax.chain(
+        contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=_matrix_dims),
+        optax.stateless_with_tree_map(lambda u, _: _ADAM_RMS * max(u.shape[1], math.prod(u.shape[2:])) ** 0.5 * u),
+    )
 
-    def dimension_numbers(params: Mapping[str, Any]) -> dict[str, Any]:
+    def kinds(params: Mapping[str, Any]) -> dict[str, Any]:
         decay = flatten_dict(decays(params, config.decay))
-        return unflatten_dict({path: _matrix_dims(names[path]) if decay[path] else None for path in decay})
+        return unflatten_dict({path: "muon" if decay[path] and _is_stacked(names[path]) else "adam" for path in decay})
 
     return optax.chain(
-        contrib.muon(
-            1.0,
-            beta=config.momentum,
-            adam_b1=config.beta1,
-            adam_b2=config.beta2,
-            eps=config.eps,
-            consistent_rms=0.2,  # the size of AdamW's updates, so that one learning rate serves both
-            muon_weight_dimension_numbers=dimension_numbers,
-        ),
-        # Muon's own decay knows no mask for its Adam part, so one decay for both comes after, sign included.
-        optax.add_decayed_weights(-config.weight_decay, mask=lambda p: decays(p, config.decay)),
+        adam if config.kind == "adamw" else optax.partition({"muon": muon, "adam": adam}, kinds),
+        optax.add_decayed_weights(config.weight_decay, mask=lambda params: decays(params, config.decay)),
+        optax.scale(-1.0),
     )
 
 
@@ -138,7 +135,11 @@ def clip_scale(grad_norm: jax.Array, clip_norm: float | None) -> jax.Array | flo
     return clip_norm / jax.numpy.maximum(grad_norm, clip_norm)
 
 
-def _matrix_dims(names: tuple[str | None, ...] | None) -> contrib.MuonDimensionNumbers | None:
-    if names is None or len(names) < 3 or names[0] != "layers":
-        return None
-    return contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=tuple(range(2, len(names))))
+def _is_stacked(names: tuple[str | None, ...] | None) -> bool:
+    """Whether an array is one matrix `[in, *out]` for each layer."""
+    return names is not None and len(names) >= 3 and names[0] == "layers"
+
+
+def _matrix_dims(params: Any) -> Any:
+    """`contrib.MuonDimensionNumbers` of each stacked kernel; optax leaves empty nodes where Adam works."""
+    return jax.tree.map(lambda p: contrib.MuonDimensionNumbers(1, tuple(range(2, p.ndim))), params)

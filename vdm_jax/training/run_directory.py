@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from vdm_jax.config import difference, to_dict
 from vdm_jax.errors import RunError
@@ -67,16 +68,17 @@ class RunDirectory:
         self.is_new = not (self.path / "config.json").exists()
         self.changes: list[str] = []
         self._lock = None
-        if jax.process_index() != 0:  # they share what process 0 prepares
-            return
         try:
-            self._claim(may_change)
+            if jax.process_index() == 0:
+                self._claim(may_change)
         except OSError as error:
             self.close()
             raise RunError(f"workdir: cannot write {self.path}: {error.strerror or error}") from None
         except Exception:
             self.close()
             raise
+        if jax.process_count() > 1:  # the others go on when it is theirs too; if process 0 fails, they end with it
+            multihost_utils.sync_global_devices("run directory")
 
     def __enter__(self) -> "RunDirectory":
         return self

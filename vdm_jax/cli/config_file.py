@@ -1,0 +1,86 @@
+"""Reads `configs/*.py` and puts `--config.a.b=c` into it.
+
+A config file defines `get_config() -> ml_collections.ConfigDict`, or `get_config(argument)` when it is named as
+`configs/dit_tiny.py:argument`.
+"""
+
+import ast
+import importlib.util
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vdm_jax.config import flatten, to_dict
+from vdm_jax.errors import did_you_mean
+
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def load_config(name: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """Runs a config file and applies overrides.
+
+    Args:
+      name: path of the file, `path.py` or `path.py:argument`.
+      overrides: ("train.steps", "2000"), ...
+
+    Raises:
+      ValueError: no such file or field, a value that cannot stand there.
+    """
+    path, _, argument = name.partition(":")
+    if not Path(path).is_file():
+        near = sorted(str(p) for p in (Path(path).parent if path else Path()).glob("*.py"))
+        raise ValueError(f"--config: {did_you_mean(path, near)}" if near else f"--config: no file {path}")
+    spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", os.path.abspath(path))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config: {path} defines no get_config()")
+    takes_argument = bool(inspect.signature(module.get_config).parameters)
+    if argument and not takes_argument:
+        raise ValueError(f"--config: get_config() of {path} takes no argument, so not {argument!r}")
+    config = ConfigDict(module.get_config(argument) if takes_argument else module.get_config())
+    for field, value in overrides:
+        override(config, field, value)
+    return config
+
+
+def override(config: ConfigDict, field: str, text: str) -> None:
+    """Sets `config.<field>` to the value that `text` spells, of the type that stands there.
+
+    Raises:
+      ValueError: an unknown field (with the nearest one), or another type.
+    """
+    known = flatten(to_dict(config))
+    sections = {name.rpartition(".")[0] for name in known}
+    node = config
+    *path, last = field.split(".")
+    for part in path:
+        node = node.get(part) if isinstance(node, ConfigDict) else None
+    if not isinstance(node, ConfigDict) or (last not in node and field not in known):
+        raise ValueError(f"--config.{field}: {did_you_mean(field, known)}")
+    if field in sections:
+        raise ValueError(f"--config.{field}: is a section; set one of its fields")
+    old, new = node[last], _parse(text)
+    if isinstance(old, str) and not isinstance(new, str):
+        new = text
+    if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)):
+        new = tuple(new)
+    numbers = isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool)
+    if old is not None and new is not None and not numbers and type(new) is not type(old):
+        if not isinstance(old, (tuple, list)) or not isinstance(new, tuple):
+            raise ValueError(f"--config.{field}: {text!r} is not a {type(old).__name__} like {old!r}")
+    with node.ignore_type():
+        node[last] = float(new) if numbers else new
+
+
+def _parse(text: str):
+    """A Python literal, true/false/none in any case, or the text itself."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,148 @@
+"""`vdm sample`: clips from a trained run."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vdm_jax.config import build
+from vdm_jax.errors import did_you_mean
+from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
+from vdm_jax.media.video import write_gif, write_mp4
+from vdm_jax.models.text import Tokenizer
+from vdm_jax.sampling import SampleConfig
+from vdm_jax.training.checkpoint import restore_weights
+from vdm_jax.training.run import Run, assemble
+from vdm_jax.training.run_config import run_config_from
+from vdm_jax.training.run_directory import read_config
+
+EXAMPLE = """
+vdm sample runs/demo --prompt "a red square moves left quickly" --seed 3 --out x.mp4
+vdm sample runs/demo --prompts prompts.txt --out samples/
+vdm sample runs/footage --count 4 --out samples/
+"""
+WRITERS = {".mp4": write_mp4, ".gif": write_gif}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to show; may be repeated")
+    parser.add_argument("--prompts", metavar="FILE", type=Path, help="a text file, one prompt a line")
+    parser.add_argument("--count", metavar="N", type=int, default=1, help="clips per prompt (%(default)s)")
+    parser.add_argument("--out", metavar="PATH", type=Path, required=True, help="x.mp4, x.gif, or a directory")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", metavar="K", type=int, help="solver steps; default as in the run's config")
+    parser.add_argument("--guidance", metavar="W", type=float, help="guidance scale; default as in the run's config")
+    parser.add_argument("--solver", help="default as in the run's config")
+    parser.add_argument("--step", type=int, help="which checkpoint; default the newest")
+    parser.add_argument("--weights", help="params, or ema:0.999; default as in the run's config")
+    parser.add_argument("--fps", type=float, default=8.0, help="of the files (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Samples and writes; returns the exit status."""
+    trained = open_run(args.run, args.step, args.weights, _choices(args))
+    prompts = _prompts(args, conditional=trained.tokenizer is not None)
+    if args.count < 1:
+        raise ValueError(f"--count: {args.count} must be 1 or more")
+    wanted = [prompt for prompt in prompts for _ in range(args.count)]
+    _check_out(args.out, len(wanted))
+    clips = trained.sample(wanted, args.seed)
+    for path in _write(args.out, clips, wanted, args.fps):
+        print(path)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run opened for sampling.
+
+    Attributes:
+      run: its static half.
+      params: weights.
+      tokenizer: None for an unconditional model.
+      step: the checkpoint's.
+    """
+
+    run: Run
+    params: dict
+    tokenizer: Tokenizer | None
+    step: int
+
+    def sample(self, prompts: Sequence[str], seed: int, batch: int = 64) -> np.ndarray:
+        """One clip a prompt (prompts of an unconditional model are only counted): uint8 `[N, T, H, W, 3]`."""
+        generate, clips = self.run.generator(), []
+        for start in range(0, len(prompts), batch):
+            part = prompts[start : start + batch]
+            text = self.tokenizer.encode(part) if self.tokenizer else len(part)
+            key = jax.random.fold_in(jax.random.key(seed), start)
+            clips.append(to_uint8(jax.device_get(generate(self.params, text, key))))
+        return np.concatenate(clips)
+
+
+def open_run(path: Path, step: int | None = None, which: str | None = None, choices: dict | None = None) -> TrainedRun:
+    """Opens a run directory for sampling on one device.
+
+    Args:
+      path: the run.
+      step: which checkpoint; None is the newest intact one.
+      which: `params` or `ema:<decay>`; None is what the config samples with.
+      choices: fields of `SampleConfig` to set otherwise.
+
+    Raises:
+      ValueError, RunError: see `read_config` and `restore_weights`.
+    """
+    config = run_config_from(read_config(path))
+    sample = {**dataclasses.asdict(config.sample), **(choices or {})}
+    config = dataclasses.replace(config, sample=build(SampleConfig, sample, "--"), mesh=type(config.mesh)(data=1))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=config.train.accumulate))
+    tokenizer = Tokenizer.load(path / "tokenizer.json") if config.networks.text else None
+    null = tokenizer.encode([""]) if tokenizer else None
+    whole = assemble(config, tokenizer.vocab_size if tokenizer else 0, null, jax.devices()[:1])
+    average = config.sampled_weights
+    restored = restore_weights(path / "checkpoints", which or (f"ema:{average}" if average else "params"), step=step)
+    return TrainedRun(whole, restored.state, tokenizer, restored.step)
+
+
+def _choices(args: argparse.Namespace) -> dict:
+    given = {name: getattr(args, name) for name in ("steps", "guidance", "solver")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _prompts(args: argparse.Namespace, conditional: bool) -> list[str]:
+    prompts = list(args.prompt or [])
+    if args.prompts is not None:
+        if not args.prompts.is_file():
+            raise ValueError(f"--prompts: no file {args.prompts}")
+        prompts += [line.strip() for line in args.prompts.read_text("utf-8").splitlines() if line.strip()]
+    if conditional and not prompts:
+        raise ValueError(f"--prompt: missing; {args.run} was trained with captions and needs one")
+    if not conditional and prompts:
+        raise ValueError(f"--prompt: {args.run} is an unconditional model, it was trained without captions; leave it out")
+    return prompts or [""]
+
+
+def _check_out(out: Path, count: int) -> None:
+    if out.suffix and out.suffix not in WRITERS:
+        raise ValueError(f"--out: {did_you_mean(out.suffix, WRITERS)}, or a directory")
+    if out.suffix and count > 1:
+        raise ValueError(f"--out: {out} is one file for {count} clips; give a directory")
+
+
+def _write(out: Path, clips: np.ndarray, prompts: Sequence[str], fps: float) -> list[Path]:
+    """Writes one file, or a directory with a file a clip and a contact sheet; returns the paths."""
+    if out.suffix:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[out.suffix](out, clips[0], fps=fps)
+        return [out]
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{i:03d}.mp4" for i in range(len(clips))]
+    for path, clip in zip(paths, clips):
+        write_mp4(path, clip, fps=fps)
+    sheet = out / "contact_sheet.png"
+    write_png(contact_sheet(list(clips), list(prompts)), sheet)
+    return [*paths, sheet]

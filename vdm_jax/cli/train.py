@@ -1,0 +1,162 @@
+"""`vdm train`: trains a model from a config, or goes on with the run that is in the workdir."""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines.loading.loader import DataConfig, Loader, make_loader
+from data_pipelines.shards.manifest import load as load_manifest
+from data_pipelines.shards.reader import captions
+from vdm_jax import sharding
+from vdm_jax.cli.config_file import load_config
+from vdm_jax.config import build
+from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
+from vdm_jax.media.video import write_mp4
+from vdm_jax.models.text import Tokenizer
+from vdm_jax.training.callbacks import Callback, EveryN, Evaluate, SampleVideos
+from vdm_jax.training.loop import Outcome
+from vdm_jax.training.run import Run, assemble, evaluator, train_run
+from vdm_jax.training.run_config import RunConfig, run_config_from
+from vdm_jax.training.run_directory import RunDirectory
+from vdm_jax.training.state import weights
+
+EXAMPLE = """
+vdm worlds sprites --out data/sprites
+vdm train --config configs/dit_tiny.py --config.data.shards=data/sprites --workdir runs/tiny
+vdm train --config configs/dit_tiny.py --config.data.shards=data/sprites --workdir runs/tiny   # goes on
+"""
+SAMPLES = 8  # clips of a sample grid during training
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("--config", metavar="FILE", required=True, help="a file of configs/, with get_config()")
+    parser.add_argument("--workdir", metavar="RUN", type=Path, required=True, help="run directory, new or to go on with")
+    parser.set_defaults(overrides=())
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; returns the exit status."""
+    config = load_config(args.config, args.overrides)
+    command = ["vdm", "train", "--config", args.config, *(f"--config.{k}={v}" for k, v in args.overrides)]
+    again = shlex.join([*command, "--workdir", str(args.workdir)])
+    outcome = train(config, args.workdir, how_to_go_on=f"start again: {again}")
+    if outcome.stopped_by is None:
+        print(f"trained to step {outcome.step}: {args.workdir}")
+    return 0 if outcome.stopped_by is None else 130
+
+
+def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start the same command again") -> Outcome:
+    """Trains what `config` says in `workdir`; the whole of `vdm train` but the command line.
+
+    Args:
+      config: a ConfigDict or mapping, see `training.run_config`.
+      workdir: run directory; a run that is there and has the same config is gone on with.
+      how_to_go_on: what to tell a person who stops the run.
+
+    Raises:
+      ValueError, RunError: one line each; before any compile where it is the user's to mend.
+    """
+    checked = run_config_from(config)
+    data = build(DataConfig, config["data"], "config.data")
+    load_manifest(data.shards)  # a missing or damaged set is found before devices are asked for
+    sharding.start()
+    probe = assemble(dataclasses.replace(checked, networks=_untied(checked)))  # mesh, batch and heads
+    with RunDirectory(workdir, config) as directory:
+        for change in directory.changes:
+            print(f"config changed since the last start: {change}", file=sys.stderr)
+        tokenizer = open_tokenizer(checked, directory, data)
+        training = _loader(checked, data, "train", tokenizer)
+        held_out = _held_out(checked, data, tokenizer)
+        vocab = tokenizer.vocab_size if tokenizer else 0
+        whole = assemble(checked, vocab, tokenizer.encode([""]) if tokenizer else None, probe.mesh.devices.flatten())
+        for line in whole.plan.undivided:
+            print(f"not divided by the mesh: {line}", file=sys.stderr)
+        prompts = sorted(set(captions(data.shards, "val")))[:SAMPLES] if tokenizer else None
+        try:
+            return train_run(
+                whole, directory, training, lambda r: _callbacks(r, directory, held_out, tokenizer, prompts), how_to_go_on
+            )
+        finally:
+            training.close()
+
+
+def open_tokenizer(config: RunConfig, directory: RunDirectory, data: DataConfig) -> Tokenizer | None:
+    """The run's tokenizer: the one in the directory, else one learned from the training captions and kept there."""
+    if config.networks.text is None:
+        return None
+    path = directory.path / "tokenizer.json"
+    if path.exists():
+        return Tokenizer.load(path)
+    tokenizer = Tokenizer.train(captions(data.shards, "train"), config.networks.text)
+    if jax.process_index() == 0:
+        tokenizer.save(path)
+    return tokenizer
+
+
+def _untied(config: RunConfig):
+    """The networks without text, for a first look at the mesh: that needs no tokenizer."""
+    model = dataclasses.replace(config.networks.model, text_dim=0, pooled_text=False)
+    return dataclasses.replace(config.networks, model=model, text=None)
+
+
+def _loader(config: RunConfig, data: DataConfig, split: str, tokenizer: Tokenizer | None, **options) -> Loader:
+    return make_loader(
+        data,
+        split,
+        config.train.batch_size,
+        config.seed,
+        jax.process_index(),
+        jax.process_count(),
+        tokenizer_fn=tokenizer.encode if tokenizer else _no_text,
+        **options,
+    )
+
+
+def _no_text(captions: list[str]) -> dict[str, np.ndarray]:
+    """An unconditional model is given no captions, whatever the set holds."""
+    return {}
+
+
+def _held_out(config: RunConfig, data: DataConfig, tokenizer: Tokenizer | None) -> list[Mapping[str, np.ndarray]]:
+    """The fixed batches of every evaluation; fewer than asked for if the split has not as many."""
+    count = load_manifest(data.shards).records("val") // config.train.batch_size
+    if not count or config.log.eval_every is None:
+        return []
+    loader = _loader(config, data, "val", tokenizer, shuffle=False)
+    try:
+        return [next(loader) for _ in range(min(count, config.train.eval_batches))]
+    finally:
+        loader.close()
+
+
+def _callbacks(run: Run, directory: RunDirectory, held_out, tokenizer: Tokenizer | None, prompts) -> list[Callback]:
+    log, made = run.config.log, []
+    if held_out:
+        made.append(Evaluate(EveryN(log.eval_every), evaluator(run, held_out)))
+    if log.sample_every is None:
+        return made
+    generate = run.generator()
+    text = tokenizer.encode(prompts) if tokenizer else SAMPLES
+
+    def sample(state) -> dict[str, np.ndarray]:
+        clips = generate(weights(state, run.config.sampled_weights), text, jax.random.key(run.config.seed))
+        return {"held_out": to_uint8(jax.device_get(clips))}
+
+    def save(step: int, name: str, videos: np.ndarray) -> None:
+        folder = directory.samples / f"step_{step:08d}"
+        folder.mkdir(exist_ok=True)
+        labels = prompts or [""] * len(videos)
+        for i, video in enumerate(videos):
+            write_mp4(folder / f"{i:03d}.mp4", video, fps=8.0)
+        write_png(contact_sheet(list(videos), labels), folder / "contact_sheet.png")
+
+    made.append(SampleVideos(EveryN(log.sample_every), sample, save=save))
+    return made

@@ -1,0 +1,98 @@
+"""From trained networks to clips: the sampler with the choices a person makes.
+
+    generate = make_generator(process, merge, SampleConfig(steps=30, guidance=3.0), (8, 16, 16, 3), null)
+    clips = generate(params, tokenizer.encode(prompts), jax.random.key(0))             # float [B, T, H, W, 3]
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vdm_jax.diffusion.configuration import SOLVERS
+from vdm_jax.diffusion.process import Process
+from vdm_jax.errors import did_you_mean
+from vdm_jax.sampling.denoiser import make_denoiser
+from vdm_jax.sampling.guidance import guided
+from vdm_jax.sampling.sampler import Hooks, sample
+from vdm_jax.sampling.tau import uniform
+from vdm_jax.types import Array
+
+Merge = Callable[[Any], Mapping[str, nnx.Module]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How clips are sampled.
+
+    Attributes:
+      steps: of the solver.
+      solver: a name of `diffusion.SOLVERS`.
+      guidance: scale; 1 is none.
+      guidance_rescale: how much of the guided belief's contrast is set back to the conditional one's (2305.08891).
+      clip_x0: keep beliefs within [-1, 1]; for pixels, not for latents.
+      ema: which average of the weights to use; None for the raw weights.
+    """
+
+    steps: int = 30
+    solver: str = "ddim"
+    guidance: float = 3.0
+    guidance_rescale: float = 0.0
+    clip_x0: bool = True
+    ema: float | None = None
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps: {self.steps!r} must be 1 or more")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver: {did_you_mean(self.solver, SOLVERS)}")
+
+
+def make_generator(
+    process: Process,
+    merge: Merge,
+    config: SampleConfig,
+    clip_shape: tuple[int, int, int, int],
+    null: Mapping[str, np.ndarray] | None,
+) -> Callable[..., Array]:
+    """Builds the compiled sampler of one clip shape.
+
+    Args:
+      process: the networks were trained with.
+      merge: parameters -> `{"backbone": module, "text": module}`, as `NetworkDefinitions.merge`.
+      config: see `SampleConfig`.
+      clip_shape: (T, H, W, C).
+      null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None for unconditional models.
+
+    Returns:
+      `generate(params, text, key) -> float32 [B, T, H, W, C]`, where `text` holds `text_ids [B, L]` and
+      `text_mask [B, L]`, or is the batch size B of an unconditional model.
+    """
+    tau = uniform(np.asarray(process.levels(config.steps)), clip_shape[0])
+    hooks = Hooks(edit_x0=lambda x0, x_t, info: jnp.clip(x0, -1.0, 1.0)) if config.clip_x0 else Hooks()
+    solver = SOLVERS[config.solver]()
+
+    def run(params: Any, text: Mapping[str, Array], key: Array, batch: int) -> Array:
+        networks = merge(params)
+        denoiser, cond = make_denoiser(process, networks["backbone"]), {}
+        if null is not None:
+            cond = networks["text"](text["text_ids"], text["text_mask"])
+            empty = networks["text"](jnp.asarray(null["text_ids"]), jnp.asarray(null["text_mask"]))
+            denoiser = guided(denoiser, config.guidance, empty, config.guidance_rescale)
+        prior_key, loop_key = jax.random.split(key)
+        x_T = process.prior(prior_key, jnp.zeros((batch, *clip_shape)))
+        return sample(denoiser, process, x_T, tau, cond, rng=loop_key, solver=solver, hooks=hooks)
+
+    compiled = jax.jit(run, static_argnums=3)
+
+    def generate(params: Any, text: Mapping[str, Array] | int, key: Array) -> Array:
+        if isinstance(text, int):
+            return compiled(params, {}, key, text)
+        return compiled(params, dict(text), key, len(text["text_ids"]))
+
+    return generate
+

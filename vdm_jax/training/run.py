@@ -1,0 +1,165 @@
+"""A training run put together: config and data in, a run directory with a trained model out.
+
+    run = assemble(config, vocab_size, null)           # what is static: networks, state plan, steps
+    outcome = train_run(run, directory, loader, ...)   # resumes if the directory holds a checkpoint
+
+`assemble` makes no array and compiles nothing, so it is also what looks at a run from outside: sampling, planning,
+inspection.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vdm_jax.diffusion.configuration import process_to_dict
+from vdm_jax.objectives.denoising import DenoisingObjective
+from vdm_jax.sampling.generate import make_generator
+from vdm_jax.sharding import check_batch, check_heads, make_mesh, place_batch
+from vdm_jax.training.callbacks import Callback, EveryN
+from vdm_jax.training.checkpoint import Checkpointer, StepMeta
+from vdm_jax.training.guard import check_skips
+from vdm_jax.training.loop import DataIterator, Loop, Outcome, start_or_resume, train
+from vdm_jax.training.progress import Progress
+from vdm_jax.training.recipe import plain
+from vdm_jax.training.run_config import RunConfig
+from vdm_jax.training.run_directory import RunDirectory
+from vdm_jax.training.state import StatePlan, TrainState, plan_state, weights
+from vdm_jax.training.step import StepConfig, make_eval_step, make_train_step
+from vdm_jax.training.writers import open_writer
+
+Batch = Mapping[str, np.ndarray]
+MakeCallbacks = Callable[["Run"], Sequence[Callback]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The static half of a run.
+
+    Attributes:
+      config: as checked.
+      plan: layout of the train state on the mesh.
+      objective: what is trained.
+      null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None without text.
+    """
+
+    config: RunConfig
+    plan: StatePlan
+    objective: DenoisingObjective
+    null: Mapping[str, np.ndarray] | None
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.plan.mesh
+
+    @property
+    def flops_per_step(self) -> float:
+        """Model FLOPs of one update: three forwards of the backbone for each clip."""
+        length = self.config.networks.text.length if self.config.networks.text else 0
+        forward = self.config.networks.model.forward_flops(*self.config.clip_shape[:3], length)
+        return 3 * forward * self.config.train.batch_size
+
+    def step_config(self) -> StepConfig:
+        """Accumulation and precision of a step."""
+        return StepConfig(self.config.train.accumulate, self.config.train.precision)
+
+    def generator(self):
+        """`generate(params, text, key)`, see `sampling.make_generator`; params are those of `weights(state, ema)`."""
+        shape = self.config.clip_shape
+        return make_generator(self.config.process, self.plan.networks.merge, self.config.sample, shape, self.null)
+
+
+def assemble(
+    config: RunConfig,
+    vocab_size: int = 0,
+    null: Mapping[str, np.ndarray] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
+    """Lays out a run; no array is made.
+
+    Args:
+      config: of `run_config_from`.
+      vocab_size: of the tokenizer; 0 without text.
+      null: `tokenizer.encode([""])`; None without text.
+      devices: to train on; default all.
+
+    Raises:
+      ValueError: the mesh does not fit the devices, the batch or the heads.
+    """
+    mesh = make_mesh(config.mesh, devices)
+    check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    check_heads(mesh, config.networks.model.heads)
+    empty = {} if null is None else {"null_ids": _plain(null["text_ids"]), "null_mask": _plain(null["text_mask"])}
+    objective = DenoisingObjective(config.process, config.train.dropout, vector=config.train.vector, **empty)
+    stage = plain(objective, config.optimizer, config.train.steps).stages[0]
+    plan = plan_state(
+        lambda rngs: config.networks.make(vocab_size, rngs), stage, mesh, ema=config.ema, guard=config.guard
+    )
+    return Run(config, plan, objective, null)
+
+
+def train_run(
+    run: Run,
+    directory: RunDirectory,
+    data: DataIterator,
+    callbacks: MakeCallbacks = lambda run: (),
+    how_to_go_on: str = "start the same command again",
+) -> Outcome:
+    """Trains, from the newest intact checkpoint if there is one.
+
+    Args:
+      run: of `assemble`.
+      directory: open, its lock held.
+      data: training batches for this process; moved to the position of the checkpoint.
+      callbacks: makes what happens beside the steps.
+      how_to_go_on: what to tell a person who stopped the run.
+
+    Raises:
+      RunError, ValueError: see `training.loop.train`.
+    """
+    config = run.config
+    with Checkpointer(directory.checkpoints, config.checkpoint) as checkpointer:
+        start = start_or_resume(checkpointer, run.plan.abstract, lambda: run.plan.init(config.seed), data)
+        writer = open_writer(directory, start.step, config.log.wandb)
+        progress = Progress(config.train.steps)
+        if start.step:
+            progress.say(f"going on from step {start.step} of {directory.path.name}")
+        loop = Loop(
+            steps=config.train.steps,
+            step=make_train_step(run.plan, run.step_config(), config.seed),
+            data=data,
+            place=lambda batch: place_batch(batch, run.mesh),
+            checkpointer=checkpointer,
+            meta=StepMeta(process_to_dict(config.process), {}, directory.config, directory.code),
+            writer=writer,
+            progress=progress,
+            log=EveryN(config.log.every),
+            callbacks=callbacks(run),
+            check=lambda step, values: check_skips(config.guard, step, values),
+            flops_per_step=run.flops_per_step,
+            how_to_go_on=how_to_go_on,
+        )
+        try:
+            return train(loop, start)
+        finally:
+            writer.close()
+
+
+def evaluator(run: Run, batches: Sequence[Batch]) -> Callable[[TrainState], dict[str, float]]:
+    """`measure(state)`: mean evaluation loss and error per noise band over fixed held-out batches, by the sampled
+    weights."""
+    evaluate = make_eval_step(run.plan, run.objective, run.step_config(), run.config.seed)
+
+    def measure(state: TrainState) -> dict[str, float]:
+        params = weights(state, run.config.sampled_weights)
+        results = [evaluate(params, place_batch(batch, run.mesh)) for batch in batches]
+        return {name: float(np.mean([float(r[name]) for r in results])) for name in results[0]}
+
+    return measure
+
+
+def _plain(row: np.ndarray) -> tuple:
+    return tuple(row[0].tolist())

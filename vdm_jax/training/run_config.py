@@ -1,0 +1,140 @@
+"""The whole config of a training run: its sections as the dataclasses that own them.
+
+    seed        int
+    process     diffusion.process_from           what noise does
+    model, text models.networks                  the networks
+    data        a section of data_pipelines      checked there; here only its clip size is read
+    train       TrainConfig                      steps, batch, precision, dropout
+    ema, guard, optimizer, mesh, checkpoint, log, sample
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vdm_jax.config import build, to_dict
+from vdm_jax.diffusion.configuration import process_from
+from vdm_jax.diffusion.process import Process
+from vdm_jax.errors import did_you_mean
+from vdm_jax.models.networks import NetworksConfig, networks_from
+from vdm_jax.sampling.generate import SampleConfig
+from vdm_jax.sharding import MeshConfig
+from vdm_jax.training.callbacks import LogConfig
+from vdm_jax.training.checkpoint import CheckpointConfig
+from vdm_jax.training.ema import EMAConfig, ema_name
+from vdm_jax.training.guard import GuardConfig
+from vdm_jax.training.optimizer import OptimizerConfig
+from vdm_jax.training.precision import check_precision
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The `train` section.
+
+    Attributes:
+      steps: of the whole run.
+      batch_size: clips of one update, over all devices and microbatches.
+      accumulate: microbatches per update.
+      precision: of the computation, `float32` or `bfloat16`; weights are float32 always.
+      dropout: condition -> rate at which an example loses it (`{"tokens": 0.1}`).
+      vector: batch entries that become scalar conditions (`fps`).
+      eval_batches: batches of held-out clips that an evaluation looks at.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    accumulate: int = 1
+    precision: str = "float32"
+    dropout: dict = dataclasses.field(default_factory=dict)
+    vector: tuple[str, ...] = ()
+    eval_batches: int = 2
+
+    def __post_init__(self):
+        check_precision(self.precision)
+        for name in ("steps", "batch_size", "accumulate", "eval_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r} must be 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """See the top of this file; made by `run_config_from`."""
+
+    seed: int
+    process: Process
+    networks: NetworksConfig
+    clip_shape: tuple[int, int, int, int]
+    train: TrainConfig
+    ema: EMAConfig
+    guard: GuardConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    sample: SampleConfig
+
+    @property
+    def sampled_weights(self) -> str | None:
+        """The key of `TrainState.ema` that samples are made with; None for the raw weights."""
+        return None if self.sample.ema is None else ema_name(self.sample.ema)
+
+
+_SECTIONS: dict[str, type] = {
+    "train": TrainConfig,
+    "ema": EMAConfig,
+    "guard": GuardConfig,
+    "optimizer": OptimizerConfig,
+    "mesh": MeshConfig,
+    "checkpoint": CheckpointConfig,
+    "log": LogConfig,
+    "sample": SampleConfig,
+}
+_OTHERS = ("seed", "process", "model", "text", "data")
+
+
+def run_config_from(config: Mapping[str, Any]) -> RunConfig:
+    """Reads a config and checks everything that can be known without devices and data.
+
+    Args:
+      config: a ConfigDict, or the mapping of a run's `config.json`.
+
+    Raises:
+      ValueError: an unknown or missing key, a wrong value, sections that contradict each other.
+    """
+    for key in config:
+        if key not in _SECTIONS and key not in _OTHERS:
+            raise ValueError(f"config.{key}: {did_you_mean(key, [*_SECTIONS, *_OTHERS])}")
+    for key in ("process", "model", "data"):
+        if key not in config:
+            raise ValueError(f"config.{key}: missing")
+    data = to_dict(config["data"])
+    networks = networks_from(config["model"], config.get("text"))
+    clip_shape = (data["frames"], data["height"], data["width"], networks.model.channels)
+    sections = {name: build(cls, config.get(name) or {}, f"config.{name}") for name, cls in _SECTIONS.items()}
+    run = RunConfig(
+        seed=config.get("seed", 0),
+        process=process_from(config["process"]),
+        networks=networks,
+        clip_shape=clip_shape,
+        **sections,
+    )
+    _check(run)
+    return run
+
+
+def _check(run: RunConfig) -> None:
+    """What only two sections together can get wrong."""
+    try:
+        run.networks.model.token_grid(*run.clip_shape[:3])
+    except ValueError as error:
+        raise ValueError(f"config.data.{error}") from None
+    if "tokens" in run.train.dropout and run.networks.text is None:
+        raise ValueError("config.train.dropout: 'tokens' is dropped, but config.text is None (unconditional model)")
+    if run.sample.ema is not None and run.sample.ema not in run.ema.decays:
+        raise ValueError(f"config.sample.ema: {run.sample.ema!r} is not one of config.ema.decays {run.ema.decays}")
+    if run.train.batch_size % run.train.accumulate:
+        size, parts = run.train.batch_size, run.train.accumulate
+        raise ValueError(f"config.train.accumulate: {parts} does not divide config.train.batch_size={size}")
+    missing = [name for name in run.networks.model.scalars if name not in run.train.vector]
+    if missing:
+        raise ValueError(f"config.model.scalars: {missing[0]!r} must also be in config.train.vector")
