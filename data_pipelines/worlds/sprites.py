@@ -60,8 +60,8 @@ class SpritesConfig:
     objects: int = 1
     shapes: tuple[str, ...] = ("square", "circle", "triangle", "cross")
     colours: tuple[str, ...] = tuple(COLOURS)
-    size: tuple[float, float] = (0.4, 0.48)
-    travel: tuple[float, float] = (0.2, 0.45)
+    size: tuple[float, float] = (0.36, 0.42)
+    travel: tuple[float, float] = (0.35, 0.58)
     background: float = 0.0
 
     def __post_init__(self):

@@ -59,7 +59,7 @@ def test_speed_means_the_same_at_every_length():
     for frames in (2, 5, 32):
         column = draw(Sprite("white", "square", "right", "quickly"), SpritesConfig(frames=frames)).mean((1, 3))
         ways.append(np.diff((column @ np.arange(16) / column.sum(1))[[0, -1]]))
-    np.testing.assert_allclose(ways, np.full((3, 1), 0.45 * 16), atol=0.05)
+    np.testing.assert_allclose(ways, np.full((3, 1), SpritesConfig().travel[1] * 16), atol=0.05)
 
 
 @pytest.mark.parametrize(("name", "rgb"), sprites.COLOURS.items())

@@ -110,8 +110,8 @@ def test_noise_and_blur_of_a_good_sample_are_forgiven(real):
         blurred = (np.roll(blurred, 1, axis) + 2 * blurred + np.roll(blurred, -1, axis)) / 4
     coded = np.stack([media.decode(media.encode_mp4(clip, 8)) for clip in clips[:64]])
     assert oracle.agreement(noisy, captions, CONFIG)["overall"] >= 0.99
-    assert oracle.agreement(blurred, captions, CONFIG)["overall"] >= 0.95
-    assert oracle.agreement(coded, captions[:64], CONFIG)["overall"] >= 0.95
+    assert oracle.agreement(blurred, captions, CONFIG)["overall"] >= 0.9
+    assert oracle.agreement(coded, captions[:64], CONFIG)["overall"] >= 0.9
 
 
 def test_dim_samples_keep_their_colour(real):

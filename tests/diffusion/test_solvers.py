@@ -1,5 +1,6 @@
 """Single-step and multistep solvers on the same checks; what is special to multistep is in test_multistep.py."""
 
+import functools
 import itertools
 
 import jax
@@ -40,6 +41,7 @@ def exact(process):
     return lambda x, t: exact_gaussian.denoise(process, x, t)
 
 
+@functools.cache
 def flow_error(solver, process, steps):
     x = process.prior(jax.random.key(0), jnp.zeros((1, 2, 500)))
     visited, _ = march(solver, process, exact(process), x, process.levels(steps))
@@ -59,8 +61,9 @@ def test_error_against_the_exact_flow_falls_with_the_order(process, solver):
 
 
 @every_process
-@every_solver
-def test_samples_have_the_distribution_of_the_data(process, solver):
+def test_ancestral_samples_have_the_distribution_of_the_data(process):
+    """The deterministic solvers are held to more, the exact flow, above."""
+    solver = DDIM(eta=1.0)
     x = process.prior(jax.random.key(0), jnp.zeros((1, 1, 20_000)))
     visited, _ = march(solver, process, exact(process), x, process.levels(150), jax.random.key(1))
     assert abs(float(visited[-1].mean()) - exact_gaussian.MEAN) < 0.02
@@ -79,7 +82,11 @@ def test_frames_are_held_moved_and_ended_each_by_itself(process, solver):
     def network(x, t):
         return jax.tree.map(jnp.tanh, x)
 
-    x_s, x0_hat, _ = solver.step(network, process, x, t, s, solver.init(x), jax.random.key(2))
+    @jax.jit
+    def step(x):
+        return solver.step(network, process, x, t, s, solver.init(x), jax.random.key(2))
+
+    x_s, x0_hat, _ = step(x)
     for name in x:
         np.testing.assert_array_equal(x_s[name][:, [0, 4]], x[name][:, [0, 4]])
         np.testing.assert_array_equal(x_s[name][:, 3], x0_hat[name][:, 3])
@@ -87,10 +94,10 @@ def test_frames_are_held_moved_and_ended_each_by_itself(process, solver):
         assert (x_s[name][:, 1:3] != x[name][:, 1:3]).any()
 
 
-@every_process
 @every_solver
-def test_frames_on_different_schedules_do_not_disturb_each_other(process, solver):
+def test_frames_on_different_schedules_do_not_disturb_each_other(solver):
     """With a denoiser that acts per frame, a staircase gives each frame what it gets alone (where deterministic)."""
+    process = VP(zero_terminal_snr=True, prediction="x0")
     levels = process.levels(6)
     rows = np.clip(np.arange(9)[:, None] - np.array([0, 1, 2]), 0, 6)
     tau = np.broadcast_to(levels[rows][:, None], (9, 1, 3))
@@ -132,9 +139,9 @@ def test_heun_saves_the_evaluation_after_the_last_level():
     assert len(calls) == 2 * 4 - 1
 
 
-@every_process
 @every_solver
-def test_gradients_through_every_step_are_finite(process, solver):
+def test_gradients_through_every_step_are_finite(solver):
+    process = VP(zero_terminal_snr=True, prediction="x0")  # alpha = 0 at one end, sigma = 0 at the other
     x = process.prior(jax.random.key(0), jnp.zeros((1, 2, 3)))
 
     def total(scale):
@@ -143,9 +150,9 @@ def test_gradients_through_every_step_are_finite(process, solver):
 
         return march(solver, process, network, x, process.levels(4), jax.random.key(1))[0][-1].sum()
 
-    gradient = jax.grad(total)(1.0)
-    numeric = (total(1.01) - total(0.99)) / 0.02
-    np.testing.assert_allclose(gradient, numeric, rtol=2e-2)
+    total_and_gradient = jax.jit(jax.value_and_grad(total))
+    (low, _), (_, gradient), (high, _) = (total_and_gradient(scale) for scale in (0.99, 1.0, 1.01))
+    np.testing.assert_allclose(gradient, (high - low) / 0.02, rtol=2e-2)
 
 
 def test_eta_outside_its_range_is_refused():
@@ -172,12 +179,12 @@ def our_path(process, solver, x, tau):
 
 def their_path(scheduler, x, **settings):
     torch = pytest.importorskip("torch")
-    x, path = torch.from_numpy(x), []
+    x, path = torch.from_numpy(x)[None], []  # a batch of one: UniPC there asks for [B, C]
     for t in scheduler.timesteps:
         fed = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         told = float(settings.get("told", float)(t))
         x = scheduler.step(torch.from_numpy(fake_output(fed.numpy(), told)), t, x).prev_sample.float()
-        path.append(x.numpy())
+        path.append(x[0].numpy())
     return np.stack(path)
 
 

@@ -35,15 +35,15 @@ def test_edm_weighting_is_plain_mse_on_the_scaled_output():
 
 
 def test_min_snr_has_its_published_forms():
-    snr = np.array([0.1, 1.0, 4.0, 50.0])
-    sigma = 1 / np.sqrt(1 + snr)
-    alpha = np.sqrt(1 - sigma**2)
-    levels = jnp.float32(alpha), jnp.float32(sigma)
-    np.testing.assert_allclose(MinSNR(gamma=5.0).weight(*levels), np.minimum(snr, 5.0), rtol=1e-5)
-    for prediction, form in (("eps", np.minimum(snr, 5) / snr), ("v", np.minimum(snr, 5) / (snr + 1))):
+    t = VP().time_from_log_ratio(-0.5 * jnp.log(jnp.array([0.1, 1.0, 4.0, 50.0])))
+    alpha, sigma = VP().alpha_sigma(t)
+    snr = np.asarray((alpha / sigma) ** 2)
+    assert snr[0] < 1.0
+    assert snr[-1] > 5.0
+    forms = {"x0": np.minimum(snr, 5), "eps": np.minimum(snr, 5) / snr, "v": np.minimum(snr, 5) / (snr + 1)}
+    for prediction, form in forms.items():
         process = VP(prediction=prediction, weighting=MinSNR(gamma=5.0))
-        object.__setattr__(process, "alpha_sigma", lambda t, levels=levels: levels)
-        np.testing.assert_allclose(process.weight(jnp.zeros(4)), form, rtol=1e-5)
+        np.testing.assert_allclose(process.weight(t), form, rtol=1e-5)
 
 
 def test_x0_prediction_under_a_velocity_loss_is_clipped_at_small_t():

@@ -270,6 +270,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_steps_before(saved, capfd):
         with pytest.raises(RunError, match="cannot save to .*; complete steps: 5, 10") as error:
             checkpointer.wait()
     checkpointer.close()
+    assert sorted(p.name for p in saved.iterdir()) == ["10", "5"]
     assert "\n" not in str(error.value)
     assert "Traceback" not in capfd.readouterr().err
     assert same_bits(restore(saved).state, state_at(10))

@@ -31,8 +31,7 @@ MESHES = {
     "fsdp": MeshConfig(data=1, fsdp=8),
     "tensor": MeshConfig(data=1, tensor=8),
     "context": MeshConfig(data=1, fsdp=2, context=4),
-    "data_fsdp": MeshConfig(data=4, fsdp=2),
-    "fsdp_tensor": MeshConfig(data=1, fsdp=4, tensor=2),
+    "data_fsdp_tensor": MeshConfig(data=2, fsdp=2, tensor=2),
     "all": MeshConfig(data=1, fsdp=2, tensor=2, context=2),
 }
 

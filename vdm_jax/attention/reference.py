@@ -1,6 +1,6 @@
 """The kernel that all others are compared with: scores in full, softmax in float32.
 
-    O = softmax(scale Q K^T) V,    memory O(Nq Nk)
+O = softmax(scale Q K^T) V,    memory O(Nq Nk)
 """
 
 import jax

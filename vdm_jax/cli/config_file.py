@@ -13,8 +13,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vdm_jax.config import flatten, to_dict
+from data_pipelines.loading.loader import DataConfig
+from vdm_jax.config import build, flatten, to_dict
 from vdm_jax.errors import did_you_mean
+from vdm_jax.training.run_config import complete
 
 _WORDS = {"true": True, "false": False, "none": None}
 
@@ -38,10 +40,14 @@ def load_config(name: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config: {path} defines no get_config()")
-    takes_argument = bool(inspect.signature(module.get_config).parameters)
-    if argument and not takes_argument:
+    parameters = inspect.signature(module.get_config).parameters.values()
+    if argument and not parameters:
         raise ValueError(f"--config: get_config() of {path} takes no argument, so not {argument!r}")
-    config = ConfigDict(module.get_config(argument) if takes_argument else module.get_config())
+    if not argument and any(p.default is p.empty for p in parameters):
+        raise ValueError(f"--config: get_config() of {path} needs an argument, as in {path}:ARGUMENT")
+    written = module.get_config(argument) if argument else module.get_config()
+    config = ConfigDict(complete(written))
+    config.data = to_dict(build(DataConfig, written["data"], "config.data"))
     for field, value in overrides:
         override(config, field, value)
     return config

@@ -104,7 +104,8 @@ def open_run(path: Path, step: int | None = None, which: str | None = None, choi
     null = tokenizer.encode([""]) if tokenizer else None
     whole = assemble(config, tokenizer.vocab_size if tokenizer else 0, null, jax.devices()[:1])
     average = config.sampled_weights
-    restored = restore_weights(path / "checkpoints", which or (f"ema:{average}" if average else "params"), step=step)
+    which = which or (f"ema:{average}" if average else "params")
+    restored = restore_weights((path / "checkpoints").absolute(), which, step=step)
     return TrainedRun(whole, restored.state, tokenizer, restored.step)
 
 
@@ -122,7 +123,9 @@ def _prompts(args: argparse.Namespace, conditional: bool) -> list[str]:
     if conditional and not prompts:
         raise ValueError(f"--prompt: missing; {args.run} was trained with captions and needs one")
     if not conditional and prompts:
-        raise ValueError(f"--prompt: {args.run} is an unconditional model, it was trained without captions; leave it out")
+        raise ValueError(
+            f"--prompt: {args.run} is an unconditional model, it was trained without captions; leave it out"
+        )
     return prompts or [""]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipelines.loading.loader import DataConfig, Loader, make_loader
+from data_pipelines.loading.loader import DataConfig, Loader, LoaderState, make_loader
 from data_pipelines.shards.manifest import load as load_manifest
 from data_pipelines.shards.reader import captions
 from vdm_jax import sharding
@@ -20,7 +21,7 @@ from vdm_jax.config import build
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_mp4
 from vdm_jax.models.text import Tokenizer
-from vdm_jax.training.callbacks import Callback, EveryN, Evaluate, SampleVideos
+from vdm_jax.training.callbacks import Callback, Evaluate, EveryN, SampleVideos
 from vdm_jax.training.loop import Outcome
 from vdm_jax.training.run import Run, assemble, evaluator, train_run
 from vdm_jax.training.run_config import RunConfig, run_config_from
@@ -38,7 +39,9 @@ SAMPLES = 8  # clips of a sample grid during training
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--config", metavar="FILE", required=True, help="a file of configs/, with get_config()")
-    parser.add_argument("--workdir", metavar="RUN", type=Path, required=True, help="run directory, new or to go on with")
+    parser.add_argument(
+        "--workdir", metavar="RUN", type=Path, required=True, help="run directory, new or to go on with"
+    )
     parser.set_defaults(overrides=())
 
 
@@ -82,7 +85,11 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
         prompts = sorted(set(captions(data.shards, "val")))[:SAMPLES] if tokenizer else None
         try:
             return train_run(
-                whole, directory, training, lambda r: _callbacks(r, directory, held_out, tokenizer, prompts), how_to_go_on
+                whole,
+                directory,
+                _Batches(training),
+                lambda r: _callbacks(r, directory, held_out, tokenizer, prompts),
+                how_to_go_on,
             )
         finally:
             training.close()
@@ -118,6 +125,22 @@ def _loader(config: RunConfig, data: DataConfig, split: str, tokenizer: Tokenize
         tokenizer_fn=tokenizer.encode if tokenizer else _no_text,
         **options,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """A loader as the training loop wants it: its position is a JSON dict, which a checkpoint can hold."""
+
+    loader: Loader
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        return next(self.loader)
+
+    def get_state(self) -> dict[str, Any]:
+        return json.loads(self.loader.get_state().to_json())
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self.loader.set_state(LoaderState.from_json(json.dumps(state)))
 
 
 def _no_text(captions: list[str]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """From trained networks to clips: the sampler with the choices a person makes.
 
-    generate = make_generator(process, merge, SampleConfig(steps=30, guidance=3.0), (8, 16, 16, 3), null)
-    clips = generate(params, tokenizer.encode(prompts), jax.random.key(0))             # float [B, T, H, W, 3]
+generate = make_generator(process, merge, SampleConfig(steps=30, guidance=3.0), (8, 16, 16, 3), null)
+clips = generate(params, tokenizer.encode(prompts), jax.random.key(0))             # float [B, T, H, W, 3]
 """
 
 import dataclasses
@@ -95,4 +95,3 @@ def make_generator(
         return compiled(params, dict(text), key, len(text["text_ids"]))
 
     return generate
-

@@ -8,8 +8,13 @@ A run is multi-process when its environment says so, in one of two ways:
 Nothing is guessed: a Slurm variable left over in a login shell must not make a laptop run wait for peers.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,8 +26,10 @@ from vdm_jax.sharding.mesh import BATCH_AXES, batch_shards
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
+_GRACE = 60  # seconds that JAX would wait longer than we do
 
-def start(environ: Mapping[str, str] = os.environ, timeout_seconds: int = 300) -> bool:
+
+def start(environ: Mapping[str, str] = os.environ, timeout_seconds: float = 300) -> bool:
     """Joins the processes of this run; call it before the first use of a device.  Safe to call again.
 
     Args:
@@ -34,21 +41,62 @@ def start(environ: Mapping[str, str] = os.environ, timeout_seconds: int = 300) -
 
     Raises:
       ValueError: the variables are incomplete or not numbers.
-      RunError: the other processes did not come in time, or the address is not reachable.
+      RunError: the address is not reachable in time.
+      (If it is, but another process is missing, this one ends with one line and status 1: JAX cannot be interrupted.)
     """
     if jax.distributed.is_initialized():
         return True
     options = launch_options(environ)
     if options is None:
         return False
+    who, where = "this process", "the cluster's coordinator"
+    if options:
+        who = f"process {options['process_id']} of {options['num_processes']}"
+        where = options["coordinator_address"]
+        if options["process_id"] != 0:
+            _await_coordinator(where, who, timeout_seconds)
+    message = f"multihost: {who} waited {timeout_seconds} s at {where} and not all processes came"
     try:
-        jax.distributed.initialize(**options, initialization_timeout=timeout_seconds)
+        with _exit_after(timeout_seconds, message):
+            jax.distributed.initialize(**options, initialization_timeout=int(timeout_seconds) + _GRACE)
     except (RuntimeError, ValueError) as error:
-        where = options.get("coordinator_address", "the cluster's coordinator")
-        who = f"process {options['process_id']} of {options['num_processes']}" if "process_id" in options else "process"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"multihost: {who} could not join {where} within {timeout_seconds} s: {reason}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RunError(f"multihost: {who} could not join {where}: {reason}") from error
     return True
+
+
+def _await_coordinator(address: str, who: str, timeout_seconds: float) -> None:
+    """Waits until somebody listens at the address; JAX would abort the process with a C++ stack instead."""
+    host, _, port = address.rpartition(":")
+    deadline, reason = time.monotonic() + timeout_seconds, "no answer"
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            socket.create_connection((host, int(port)), timeout=min(left, 5.0)).close()
+            return
+        except OSError as error:
+            reason = error.strerror or str(error)
+            time.sleep(min(left, 0.2))
+    raise RunError(f"multihost: {who} could not reach {address} within {timeout_seconds} s: {reason}")
+
+
+@contextlib.contextmanager
+def _exit_after(seconds: float, message: str) -> Iterator[None]:
+    """Ends the process with one line and status 1 if the body takes longer.
+
+    The body is a C++ call that cannot be interrupted and that, left to its own timeout, aborts with a stack trace.
+    """
+
+    def give_up() -> None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def launch_options(environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -66,6 +114,9 @@ def launch_options(environ: Mapping[str, str]) -> dict[str, Any] | None:
     missing = [name for name in VARIABLES if name not in given]
     if missing:
         raise ValueError(f"{missing[0]}: missing; {', '.join(given)} is set, a multi-process run needs all three")
+    address = given[VARIABLES[0]]
+    if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
+        raise ValueError(f"{VARIABLES[0]}: {address!r} is not host:port")
     numbers = {}
     for name in VARIABLES[1:]:
         if not given[name].isdigit():
@@ -74,7 +125,7 @@ def launch_options(environ: Mapping[str, str]) -> dict[str, Any] | None:
     count, index = numbers["JAX_NUM_PROCESSES"], numbers["JAX_PROCESS_ID"]
     if index >= count:
         raise ValueError(f"JAX_PROCESS_ID: {index} is outside 0..{count - 1} (JAX_NUM_PROCESSES is {count})")
-    return {"coordinator_address": given[VARIABLES[0]], "num_processes": count, "process_id": index}
+    return {"coordinator_address": address, "num_processes": count, "process_id": index}
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -75,7 +75,8 @@ _rules: contextvars.ContextVar[LogicalRules | None] = contextvars.ContextVar("ru
 def activation_sharding(mesh: Mesh, rules: LogicalRules) -> Iterator[None]:
     """Makes `constrain` (and all that asks `sharding.context`) see this mesh and these rules.
 
-    To be entered inside the traced function, where it becomes part of that program, whoever calls it.
+    To be entered inside the traced function, where it becomes part of that program, whoever calls it.  The arguments of
+    that function must be on the mesh already.
     """
     token = _rules.set(rules)
     try:

@@ -18,6 +18,7 @@ Several processes share one directory: process 0 chooses the step and renames, a
 and go on only together.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -205,6 +206,11 @@ class Checkpointer:
         self._manager.reload()
 
     def _save_error(self, error: Exception) -> RunError:
+        """One line for a failed save, whose half-written directory is removed: a full disk needs the room."""
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                for path in self.directory.glob("*.orbax-checkpoint-tmp"):
+                    path.rmtree()
         intact = ", ".join(map(str, _steps(self.directory))) or "none"
         return RunError(f"checkpoints: cannot save to {self.directory}: {_line(error)}; complete steps: {intact}")
 

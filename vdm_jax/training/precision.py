@@ -1,8 +1,9 @@
 """Precision of the computation: float32 masters, and a compute copy cast once per step.
 
 Weights, moments and averages are always float32.  With `bfloat16`, the step casts all parameters once at its top,
-pinned to the sharding of the masters: what FSDP then gathers is the bfloat16 copy, half the bytes.  Layers compute in
-the dtype of what they are given, objectives take the loss in float32.
+pinned to the sharding of the masters: what FSDP then gathers is the bfloat16 copy, half the bytes (checked in the
+partitioned program).  Gradients are reduced over devices in bfloat16 too, and added up over microbatches in float32.
+Layers compute in the dtype of what they are given, objectives take the loss in float32.
 """
 
 from typing import Any

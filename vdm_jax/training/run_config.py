@@ -1,11 +1,11 @@
 """The whole config of a training run: its sections as the dataclasses that own them.
 
-    seed        int
-    process     diffusion.process_from           what noise does
-    model, text models.networks                  the networks
-    data        a section of data_pipelines      checked there; here only its clip size is read
-    train       TrainConfig                      steps, batch, precision, dropout
-    ema, guard, optimizer, mesh, checkpoint, log, sample
+seed        int
+process     diffusion.process_from           what noise does
+model, text models.networks                  the networks
+data        a section of data_pipelines      checked there; here only its clip size is read
+train       TrainConfig                      steps, batch, precision, dropout
+ema, guard, optimizer, mesh, checkpoint, log, sample
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdm_jax.config import build, to_dict
-from vdm_jax.diffusion.configuration import process_from
+from vdm_jax.diffusion.configuration import process_from, process_to_dict
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.models.networks import NetworksConfig, networks_from
@@ -120,6 +120,29 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
     )
     _check(run)
     return run
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same config with every field that was left to its default written out, `data` excepted.
+
+    So every field can be set on the command line, and `config.json` says what a run was made with even after a
+    default has changed.
+
+    Raises:
+      ValueError: see `run_config_from`.
+    """
+    run = run_config_from(config)
+    model = {"kind": to_dict(config["model"])["kind"], **to_dict(run.networks.model)}
+    if run.networks.text is not None:
+        del model["text_dim"]  # follows the encoder, also when that is overridden
+    return {
+        "seed": run.seed,
+        "process": process_to_dict(run.process),
+        "model": model,
+        "text": to_dict(run.networks.text),
+        "data": to_dict(config["data"]),
+        **{name: to_dict(getattr(run, name)) for name in _SECTIONS},
+    }
 
 
 def _check(run: RunConfig) -> None:

@@ -64,7 +64,6 @@ class Block(nnx.Module):
             self.modulation = Linear(cfg.dim, (6, cfg.dim), axes=axes, init=_ZEROS, rngs=rngs)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        b, t, s, d = x.shape
         # [B, T, 1, D] each: one row a frame, the same for all its patches.
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(self._rows(ctx, x.dtype), 6, axis=2)
         h = checkpoint_name(modulate(layer_norm(x), shift_a, scale_a), "attention_in")
