@@ -8,6 +8,9 @@ FLAGS = (
     # On two busy cores a collective of eight fake devices may wait long for its last member; the default kills.
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    # Compiling is most of what tests do, and these two make it five times cheaper (a train step: 19 s -> 3.5 s).
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS)).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -105,14 +105,14 @@ class TorchDiT(nn.Module):
     """The backbone: `x [B, T, H, W, C]`, `t [B, T]`, text features `[B, L, D]` -> `[B, T, H, W, C]`.
 
     Args:
-      cfg: full attention with text, no learned positions, no vector, concat or known conditions.
+      cfg: full attention with rope and text; no sinusoidal table, no vector, concat or known conditions.
       grid: (frames, height, width) in tokens.
     """
 
     def __init__(self, cfg: DiTConfig, grid: tuple[int, int, int]):
         super().__init__()
-        supported = ("full", False, True, "none", {"tokens"})
-        assert (cfg.attention, cfg.causal, cfg.rope, cfg.positions, cfg.reads) == supported, cfg
+        assert (cfg.attention, cfg.causal, cfg.rope, cfg.reads) == ("full", False, True, {"tokens"}), cfg
+        assert cfg.positions in ("none", "learned"), cfg
         d, pixels = cfg.dim, cfg.patch[0] * cfg.patch[1] * cfg.patch[2] * cfg.channels
         self.cfg, self.grid = cfg, grid
         self.patch_in = nn.Linear(pixels, d)
@@ -120,6 +120,10 @@ class TorchDiT(nn.Module):
         self.text_in = nn.Linear(cfg.text_dim, d)
         self.text_pool = nn.Linear(d, d) if cfg.pooled_text else None
         self.modulation = nn.Linear(d, 6 * d) if cfg.adaln == "single" else None
+        self.frame_table = self.patch_table = None
+        if cfg.positions == "learned":
+            self.frame_table = nn.Parameter(torch.zeros(cfg.grid[0], 1, d))
+            self.patch_table = nn.Parameter(torch.zeros(*cfg.grid[1:], d))
         self.units = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
         self.final_modulation = nn.Linear(d, 2 * d)
         self.patch_out = nn.Linear(d, pixels)
@@ -137,6 +141,8 @@ class TorchDiT(nn.Module):
         attended = None if mask is None else mask[:, None, None, :]
         patches = x.view(b, gt, pt, gh, ph, gw, pw, -1).permute(0, 1, 3, 5, 2, 4, 6, 7)
         h = self.patch_in(patches.reshape(b, gt, gh * gw, -1))
+        if self.frame_table is not None:
+            h = h + (self.frame_table[:gt] + self.patch_table[:gh, :gw].reshape(1, gh * gw, d))
         for unit in self.units:
             h = unit(h, time, shared, text, attended, (self.cos, self.sin))
         shift, scale = self.final_modulation(time).view(b, gt, 2, d).split(1, dim=2)

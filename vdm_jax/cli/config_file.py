@@ -70,14 +70,17 @@ def override(config: ConfigDict, field: str, text: str) -> None:
     if field in sections:
         raise ValueError(f"--config.{field}: is a section; set one of its fields")
     old, new = node[last], _parse(text)
+    if isinstance(old, ConfigDict):  # an empty mapping, or it would be a section
+        old = {}
     if isinstance(old, str) and not isinstance(new, str):
         new = text
     if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)):
         new = tuple(new)
     numbers = isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool)
-    if old is not None and new is not None and not numbers and type(new) is not type(old):
-        if not isinstance(old, (tuple, list)) or not isinstance(new, tuple):
-            raise ValueError(f"--config.{field}: {text!r} is not a {type(old).__name__} like {old!r}")
+    sequences = isinstance(old, (tuple, list)) and isinstance(new, tuple)
+    free = old is None or new is None or numbers or sequences
+    if not free and type(new) is not type(old):
+        raise ValueError(f"--config.{field}: {text!r} is not a {type(old).__name__} like {old!r}")
     with node.ignore_type():
         node[last] = float(new) if numbers else new
 

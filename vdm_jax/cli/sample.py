@@ -45,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Samples and writes; returns the exit status."""
-    trained = open_run(args.run, args.step, args.weights, _choices(args))
-    prompts = _prompts(args, conditional=trained.tokenizer is not None)
     if args.count < 1:
         raise ValueError(f"--count: {args.count} must be 1 or more")
+    prompts = _prompts(args, conditional=bool(read_config(args.run).get("text")))
     wanted = [prompt for prompt in prompts for _ in range(args.count)]
     _check_out(args.out, len(wanted))
+    trained = open_run(args.run, args.step, args.weights, _choices(args))
     clips = trained.sample(wanted, args.seed)
     for path in _write(args.out, clips, wanted, args.fps):
         print(path)
@@ -98,7 +98,7 @@ def open_run(path: Path, step: int | None = None, which: str | None = None, choi
     """
     config = run_config_from(read_config(path))
     sample = {**dataclasses.asdict(config.sample), **(choices or {})}
-    config = dataclasses.replace(config, sample=build(SampleConfig, sample, "--"), mesh=type(config.mesh)(data=1))
+    config = dataclasses.replace(config, sample=build(SampleConfig, sample, "sample"), mesh=type(config.mesh)(data=1))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=config.train.accumulate))
     tokenizer = Tokenizer.load(path / "tokenizer.json") if config.networks.text else None
     null = tokenizer.encode([""]) if tokenizer else None

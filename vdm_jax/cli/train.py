@@ -72,6 +72,7 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     load_manifest(data.shards)  # a missing or damaged set is found before devices are asked for
     sharding.start()
     probe = assemble(dataclasses.replace(checked, networks=_untied(checked)))  # mesh, batch and heads
+    _loader(checked, data, "train", None).close()  # sizes; what does not fit must not leave a workdir behind
     with RunDirectory(workdir, config) as directory:
         for change in directory.changes:
             print(f"config changed since the last start: {change}", file=sys.stderr)
@@ -82,7 +83,7 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
         whole = assemble(checked, vocab, tokenizer.encode([""]) if tokenizer else None, probe.mesh.devices.flatten())
         for line in whole.plan.undivided:
             print(f"not divided by the mesh: {line}", file=sys.stderr)
-        prompts = sorted(set(captions(data.shards, "val")))[:SAMPLES] if tokenizer else None
+        prompts = _prompts(data) if tokenizer else None
         try:
             return train_run(
                 whole,
@@ -146,6 +147,11 @@ class _Batches:
 def _no_text(captions: list[str]) -> dict[str, np.ndarray]:
     """An unconditional model is given no captions, whatever the set holds."""
     return {}
+
+
+def _prompts(data: DataConfig) -> list[str]:
+    """What to sample during training: captions of held-out clips, or of training clips where none are held out."""
+    return sorted(set(captions(data.shards, "val") or captions(data.shards, "train")))[:SAMPLES]
 
 
 def _held_out(config: RunConfig, data: DataConfig, tokenizer: Tokenizer | None) -> list[Mapping[str, np.ndarray]]:

@@ -50,6 +50,9 @@ class TextConfig:
     def __post_init__(self):
         if self.tokenizer not in KINDS:
             raise ValueError(f"tokenizer: {did_you_mean(self.tokenizer, KINDS)}")
+        for name in ("dim", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
         if self.length < 2:
             raise ValueError(f"length: {self.length} leaves no room for the start and end token")
         if self.dim % self.heads:
@@ -89,7 +92,7 @@ class Tokenizer:
         try:
             held = json.loads(Path(path).read_text("utf-8"))
             return cls(tokenizers.Tokenizer.from_str(json.dumps(held["tokenizer"])), held["length"])
-        except (OSError, KeyError, ValueError) as error:
+        except Exception as error:  # the library raises bare Exceptions
             raise RunError(f"{path}: not a tokenizer that can be read ({error})") from None
 
     def save(self, path: str | Path) -> None:

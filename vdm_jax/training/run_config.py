@@ -109,10 +109,10 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
             raise ValueError(f"config.{key}: missing")
     data = to_dict(config["data"])
     networks = networks_from(config["model"], config.get("text"))
-    clip_shape = (data["frames"], data["height"], data["width"], networks.model.channels)
+    clip_shape = (*_clip_size(data), networks.model.channels)
     sections = {name: build(cls, config.get(name) or {}, f"config.{name}") for name, cls in _SECTIONS.items()}
     run = RunConfig(
-        seed=config.get("seed", 0),
+        seed=_whole(config.get("seed", 0), 0, "config.seed"),
         process=process_from(config["process"]),
         networks=networks,
         clip_shape=clip_shape,
@@ -145,12 +145,27 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _clip_size(data: Mapping[str, Any]) -> tuple[int, int, int]:
+    names = ("frames", "height", "width")
+    for name in names:
+        if name not in data:
+            raise ValueError(f"config.data.{name}: missing; there are {', '.join(data) or 'no fields'}")
+    return tuple(_whole(data[name], 1, f"config.data.{name}") for name in names)
+
+
+def _whole(value: Any, least: int, path: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{path}: {value!r} must be a whole number of {least} or more")
+    return value
+
+
 def _check(run: RunConfig) -> None:
     """What only two sections together can get wrong."""
     try:
         run.networks.model.token_grid(*run.clip_shape[:3])
     except ValueError as error:
-        raise ValueError(f"config.data.{error}") from None
+        section = "model" if str(error).startswith("grid") else "data"
+        raise ValueError(f"config.{section}.{error}") from None
     if "tokens" in run.train.dropout and run.networks.text is None:
         raise ValueError("config.train.dropout: 'tokens' is dropped, but config.text is None (unconditional model)")
     if run.sample.ema is not None and run.sample.ema not in run.ema.decays:
@@ -158,6 +173,11 @@ def _check(run: RunConfig) -> None:
     if run.train.batch_size % run.train.accumulate:
         size, parts = run.train.batch_size, run.train.accumulate
         raise ValueError(f"config.train.accumulate: {parts} does not divide config.train.batch_size={size}")
-    missing = [name for name in run.networks.model.scalars if name not in run.train.vector]
-    if missing:
-        raise ValueError(f"config.model.scalars: {missing[0]!r} must also be in config.train.vector")
+    labels = ("label",) if run.networks.model.classes else ()
+    read, fed = {*run.networks.model.scalars, *labels}, set(run.train.vector)
+    if read - fed:
+        name = min(read - fed)
+        field = "classes" if name == "label" else "scalars"
+        raise ValueError(f"config.model.{field}: {name!r} must also be in config.train.vector")
+    if fed - read:
+        raise ValueError(f"config.train.vector: {min(fed - read)!r} is not in config.model.scalars, nothing reads it")

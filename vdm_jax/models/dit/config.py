@@ -79,6 +79,10 @@ class DiTConfig:
         check_activation(self.mlp)
         check_kernel(self.kernel)
         check_remat(self.remat)
+        counts = {name: getattr(self, name) for name in ("channels", "dim", "depth", "heads")}
+        for name, value in {**counts, "patch": min(self.patch)}.items():
+            if value < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
         if self.dim % self.heads or self.dim // self.heads % 2:
             raise ValueError(f"heads: {self.heads} must divide dim={self.dim} into an even number of channels")
         if self.pooled_text and not self.text_dim:
@@ -144,7 +148,7 @@ class DiTConfig:
         else:
             seen = space + ((t + 1) / 2 if self.causal else t)
             unit = 2 * block + 4 * tokens * seen * d + cross
-        modulation = t * 12 * d * d * (self.attention == "factorised" and 2 or 1)
+        modulation = t * 12 * d * d
         ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels)
-        per_unit = unit + (modulation if self.adaln == "per_block" else 0)
-        return self.depth * per_unit + ends + (modulation if self.adaln == "single" else 0)
+        blocks = self.depth * (1 if self.attention == "full" else 2)
+        return self.depth * unit + ends + modulation * (blocks if self.adaln == "per_block" else 1)

@@ -67,7 +67,8 @@ class DiT(nnx.Module):
         Args:
           x: `[B, T, H, W, C]`, any float dtype; the network computes in it.
           t: `[B, T]` or `[B]`, what the network is told of the time (`process.network_time`).
-          cond: see `types.CONDITION_KEYS`; must hold every key the model reads but `vector` entries at rest.
+          cond: see `types.CONDITION_KEYS`; must hold every key the model reads.  Tokens per frame are `[B, T', L, D]`,
+            one row for each of the T' frames of tokens.
 
         Returns:
           `[B, T, H, W, C]` in the dtype of `x`.
@@ -82,7 +83,7 @@ class DiT(nnx.Module):
             raise ValueError(f"condition: DiT needs {', '.join(sorted(missing))} (it has: {', '.join(cond) or 'none'})")
         b, frames, height, width, _ = x.shape
         grid = cfg.token_grid(frames, height, width)
-        text, text_mask = self._text(cond, x.dtype)
+        text, text_mask = self._text(cond, grid[0], x.dtype)
         e = self._embed_time(as_time(t, b, frames), grid[0], cond, text, text_mask, x.dtype)
         tokens = constrain(self._tokens(x, cond, grid), "batch", "frames", "tokens", None)
         ctx = Context(
@@ -130,9 +131,12 @@ class DiT(nnx.Module):
         sizes = {"full": grid, "space": grid[1:], "time": grid[:1]}
         return {over: jnp.asarray(rotary_table(n, self.config.head_dim)) for over, n in sizes.items()}
 
-    def _text(self, cond: Condition, dtype) -> tuple[Array | None, Array | None]:
+    def _text(self, cond: Condition, frames: int, dtype) -> tuple[Array | None, Array | None]:
         if self.text_in is None:
             return None, None
+        if cond["tokens"].ndim == 4 and cond["tokens"].shape[1] != frames:
+            given = cond["tokens"].shape[1]
+            raise ValueError(f"condition: tokens are given for {given} frames, the clip has {frames} frames of tokens")
         return self.text_in(cond["tokens"].astype(dtype)), cond.get("tokens_mask")
 
     def _embed_time(self, t, frames, cond, text, text_mask, dtype) -> Array:
@@ -140,6 +144,9 @@ class DiT(nnx.Module):
         e = self.time(t, dtype)
         e = e.reshape(e.shape[0], frames, -1, e.shape[-1]).mean(axis=2)
         vector = dict(cond.get("vector", {}))
+        wanted = ["label", *self.scalars] if self.label is not None else list(self.scalars)
+        if missing := [name for name in wanted if name not in vector]:
+            raise ValueError(f"condition: DiT needs vector entries {', '.join(missing)} (-1 is unconditional)")
         if self.label is not None:
             e = e + self.label(vector.pop("label"), dtype)[:, None]
         for name, embedding in self.scalars.items():
@@ -148,7 +155,7 @@ class DiT(nnx.Module):
             raise ValueError(f"condition: DiT does not read vector entries {', '.join(sorted(vector))}")
         if self.text_pool is not None:
             mask = jnp.ones(text.shape[:-1], dtype) if text_mask is None else text_mask.astype(dtype)
-            mask = mask[..., None]
+            mask = (mask[:, None] if mask.ndim < text.ndim - 1 else mask)[..., None]
             mean = (text * mask).sum(-2) / jnp.maximum(mask.sum(-2), 1)
             pooled = self.text_pool(jax.nn.silu(mean))
             e = e + (pooled if pooled.ndim == 3 else pooled[:, None])

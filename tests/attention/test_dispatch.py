@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.attention.cases import POLICIES, SCALE, operands
+from vdm_jax.attention import KERNELS, Policy, attend, check_kernel
+from vdm_jax.attention.dispatch import choose_kernel
+from vdm_jax.attention.reference import reference
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, "auto"])
+def test_kernels_and_layouts_agree(kernel):
+    q, k, v, _ = operands()
+    want = reference(q, k, v, POLICIES["all"], SCALE)
+    heads_first = attend(q, k, v, policy=POLICIES["all"], kernel=kernel, layout="BHND", scale=SCALE)
+    np.testing.assert_allclose(heads_first, want, rtol=1e-5, atol=1e-5)
+    swapped = (x.swapaxes(1, 2) for x in (q, k, v))
+    tokens_first = attend(*swapped, policy=POLICIES["all"], kernel=kernel, scale=SCALE)
+    np.testing.assert_array_equal(tokens_first.swapaxes(1, 2), heads_first)
+
+
+def test_the_default_scale_is_one_over_the_root_of_the_head_dim():
+    q, k, v, _ = operands()
+    got = attend(q, k, v, layout="BHND")
+    np.testing.assert_allclose(got, reference(q, k, v, Policy(), q.shape[-1] ** -0.5), rtol=1e-5, atol=1e-5)
+
+
+def test_the_dtype_is_that_of_the_queries():
+    q, k, v, _ = operands(dtype=jnp.bfloat16)
+    assert {attend(q, k, v, kernel=kernel, layout="BHND").dtype for kernel in KERNELS} == {jnp.dtype("bfloat16")}
+
+
+def test_auto_is_blockwise_on_a_cpu_and_for_long_clips():
+    assert choose_kernel(64, 64, "cpu") == "chunked"
+    assert choose_kernel(64, 64, "gpu") == "reference"
+    assert choose_kernel(32_760, 32_760, "tpu") == "chunked"
+
+
+def test_auto_asks_for_the_platform_of_the_program():
+    q, k, v, _ = operands()
+    primitives = str(jax.make_jaxpr(lambda q, k, v: attend(q, k, v, layout="BHND"))(q, k, v))
+    assert "custom_vjp" in primitives  # the blockwise kernel brings its own backward pass
+    plain = str(jax.make_jaxpr(lambda q, k, v: attend(q, k, v, layout="BHND", kernel="reference"))(q, k, v))
+    assert "custom_vjp" not in plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": "chunkd"}, "kernel: unknown 'chunkd'; did you mean 'chunked'"),
+        ({"layout": "BNDH"}, "layout: unknown 'BNDH'; did you mean 'BNHD'"),
+        ({"policy": Policy(key_mask=jnp.ones((2, 9), bool))}, "key_mask: shape"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(options, message):
+    q, k, v, _ = operands()
+    with pytest.raises(ValueError, match=message):
+        attend(q, k, v, **{"layout": "BHND", **options})
+
+
+@pytest.mark.parametrize("wrong", [(2, 3, 10, 4), (2, 2, 11, 4), (1, 3, 11, 4), (2, 3, 11, 5)])
+def test_operands_that_do_not_fit_are_refused(wrong):
+    q, k, v, _ = operands()
+    with pytest.raises(ValueError, match="do not fit"):
+        attend(q, k, jnp.zeros(wrong), layout="BHND")
+    with pytest.raises(ValueError, match="do not fit"):
+        attend(q, jnp.zeros(wrong), jnp.zeros(wrong), layout="BHND") if wrong[2] == 11 else attend(
+            q, v, jnp.zeros(wrong)
+        )
+
+
+def test_check_kernel_takes_every_known_name():
+    for name in ("auto", *KERNELS):
+        check_kernel(name)
+    with pytest.raises(ValueError, match="kernel: unknown 'flash'"):
+        check_kernel("flash")
