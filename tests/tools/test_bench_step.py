@@ -103,7 +103,7 @@ def test_a_step_of_the_peer_trains(wan):
     decay, average = next(iter(trainer.averages.items()))
     start = backbone_state(wan.params["backbone"])["patch_out.bias"]
     now = dict(zip((name for name, _ in trainer.module.named_parameters()), zip(trainer.parameters, average)))
-    weight, averaged = now["backbone.patch_out.bias"]
+    weight, averaged = (x.detach() for x in now["backbone.patch_out.bias"])
     assert 0 < float((averaged - start).abs().max()) < 5 * (1 - decay) * float((weight - start).abs().max())
 
 
@@ -147,7 +147,7 @@ def test_the_empty_step_is_called_like_the_real_one(name):
 
 
 def test_remat_shows_in_the_memory_of_a_step():
-    changes = {**NARROW, "model.depth": 12}
+    changes = {**NARROW, "model.depth": 9, "optimizer.kind": "adamw"}
     kept, recomputed = (memory.step_memory("dit_tiny", changes | {"model.remat": p}) for p in ("none", "full"))
     assert recomputed.temporary < kept.temporary
     assert recomputed.state == kept.state < kept.peak

@@ -22,14 +22,13 @@ IDLE, WAIT, RATE = "perf/device_idle", "perf/data_wait", "perf/steps_per_second"
 
 def measure(options: Options) -> list[Figure]:
     """Shares of the time spent on steps, over windows of 20 steps; the first window is left out."""
-    steps, every, batch_size, clips = (6, 2, 4, 32) if options.quick else (120, 20, 64, 4096)
+    steps, every, clips = (6, 2, 32) if options.quick else (240, 20, 4096)
     config = load_config(str(CONFIGS / "dit_tiny.py"))
     with tempfile.TemporaryDirectory(prefix="bench_loader_") as folder:
         config.data.shards = str(Path(folder) / "shards")
         world = SpritesConfig(frames=config.data.frames, height=config.data.height, width=config.data.width)
-        write_world(config.data.shards, world, clips, val_clips=batch_size)
-        config.train.steps, config.train.batch_size = steps, batch_size
-        config.log.every, config.checkpoint.every = every, steps
+        write_world(config.data.shards, world, clips, val_clips=0)
+        config.train.steps, config.log.every, config.checkpoint.every = steps, every, steps
         with config.ignore_type():
             config.log.eval_every = config.log.sample_every = None
         train(config, Path(folder) / "run")

@@ -15,6 +15,8 @@ from bench.torch_dit import TorchDiT, TorchText, backbone_state, text_state
 from vdm_jax.diffusion.conditioning import drop_conditions
 from vdm_jax.diffusion.leaves import noise_like
 from vdm_jax.diffusion.rectified_flow import RectifiedFlow
+from vdm_jax.diffusion.time_sampling import LogitNormal
+from vdm_jax.diffusion.weighting import Uniform
 from vdm_jax.models.dit import DiT, DiTConfig
 from vdm_jax.models.text import TextConfig
 from vdm_jax.objectives.denoising import DenoisingObjective, as_float
@@ -84,8 +86,8 @@ class Case:
 
 
 def tiny_case(changes: Mapping[str, Any] | None = None) -> Case:
-    """`configs/dit_tiny.py` at its batch size."""
-    run = open_run("dit_tiny", changes)
+    """`configs/dit_tiny.py` at its batch size, with the optimiser that PyTorch has too."""
+    run = open_run("dit_tiny", {"optimizer.kind": "adamw", **(changes or {})})
     batch = random_batch(batch_shapes(run), SEED, run.config.networks.text.vocab_size)
     networks, weights = run.config.networks, lively_weights(run.plan, SEED)
     return Case(
@@ -110,8 +112,13 @@ class TorchLoss(nn.Module):
 
     def __init__(self, case: Case):
         super().__init__()
-        assert isinstance(case.objective.process, RectifiedFlow), case.objective.process
-        self.x0_prediction = case.objective.process.prediction == "x0"
+        process = case.objective.process
+        assert isinstance(process, RectifiedFlow), process
+        assert isinstance(process.times, LogitNormal), process
+        assert isinstance(process.weighting, Uniform), process
+        self.x0_prediction = process.prediction == "x0"
+        self.weighted = (process.prediction, process.weighting.space) == ("x0", "velocity")
+        assert self.weighted or process.weighting.space in ("output", process.prediction), process
         self.backbone = TorchDiT(case.model, case.model.token_grid(*case.clip[:3]))
         self.backbone.load_state_dict(backbone_state(case.params["backbone"]))
         self.text = None
@@ -129,9 +136,10 @@ class TorchLoss(nn.Module):
     def forward(self, x0: Tensor, noise: Tensor, time: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         t = time[..., None, None, None]
         output = self.network(torch.lerp(x0, noise, t), time, batch)
-        if self.x0_prediction:  # the velocity's error: 1 / t of that of x0
-            return (t.clamp(min=0.05) ** -2 * (output - x0) ** 2).mean()
-        return ((output - (noise - x0)) ** 2).mean()
+        error = (output - (x0 if self.x0_prediction else noise - x0)) ** 2
+        if self.weighted:  # the velocity's error is 1 / t of that of x0
+            error = t.clamp(min=0.05) ** -2 * error
+        return error.mean()
 
 
 class TorchTrainer:
@@ -146,6 +154,7 @@ class TorchTrainer:
         self.module = TorchLoss(case)
         self.loss = torch.compile(self.module) if compiled else self.module
         self.config, objective = case.optimizer, case.objective
+        self.times = objective.process.times
         self.batch = {name: torch.from_numpy(value) for name, value in case.batch.items()}
         self.drop_rate = objective.dropout.get("tokens", 0.0)
         self.null = torch.tensor(objective.null_ids), torch.tensor(objective.null_mask)
@@ -187,7 +196,7 @@ class TorchTrainer:
 
     def _draw(self, x0: Tensor) -> dict[str, Tensor]:
         batch, frames = x0.shape[:2]
-        time = torch.randn(batch, 1).sigmoid().expand(batch, frames)
+        time = (self.times.mean + self.times.std * torch.randn(batch, 1)).sigmoid().expand(batch, frames)
         return {"time": time, "noise": torch.randn_like(x0), "drop": torch.rand(batch) < self.drop_rate}
 
     def _dropped(self, drop: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from vdm_jax.nn.linear import param
 from vdm_jax.nn.mlp import MLP
 from vdm_jax.nn.norms import LayerNorm
 from vdm_jax.nn.stack import run_stack, stack
+from vdm_jax.sharding.rules import constrain
 
 Array = jax.Array
 _SPECIAL = ("<pad>", "<start>", "<end>")
@@ -151,6 +152,7 @@ class TextEncoder(nnx.Module):
         """`text_ids int32 [B, L]`, `text_mask bool [B, L]` -> the condition's `tokens [B, L, D]`, `tokens_mask`."""
         x = jnp.take(self.tokens[...].astype(dtype), text_ids, axis=0)
         x = x + self.positions[...].astype(dtype)[: x.shape[1]]
+        x = constrain(x, "batch", None, None)
         policy = Policy(key_mask=text_mask)
         x = run_stack(self.blocks, x, lambda block, h: block(h, policy))
         return {"tokens": self.norm(x), "tokens_mask": text_mask}

@@ -159,4 +159,4 @@ class DiT(nnx.Module):
             mean = (text * mask).sum(-2) / jnp.maximum(mask.sum(-2), 1)
             pooled = self.text_pool(jax.nn.silu(mean))
             e = e + (pooled if pooled.ndim == 3 else pooled[:, None])
-        return jax.nn.silu(e)
+        return constrain(jax.nn.silu(e), "batch", None, None)

@@ -1,0 +1,42 @@
+import jax
+import pytest
+from flax import nnx
+
+from vdm_jax.models.dit import DiT
+from vdm_jax.models.networks import networks_from
+from vdm_jax.models.text import TextEncoder
+
+MODEL = {"kind": "dit", "dim": 16, "depth": 1, "heads": 2}
+TEXT = {"dim": 8, "heads": 2, "length": 4}
+
+
+def test_the_backbone_takes_the_width_of_its_text():
+    config = networks_from(MODEL, TEXT)
+    assert config.model.text_dim == 8
+    networks = jax.eval_shape(lambda: config.make(40, nnx.Rngs(0)))
+    assert isinstance(networks["backbone"], DiT)
+    assert isinstance(networks["text"], TextEncoder)
+    assert networks["text"].tokens.shape == (40, 8)
+
+
+def test_without_text_there_is_no_encoder():
+    networks = jax.eval_shape(lambda: networks_from(MODEL, None).make(0, nnx.Rngs(0)))
+    assert networks.keys() == {"backbone"}
+    assert networks["backbone"].reads == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "message"),
+    [
+        ({**MODEL, "text_dim": 9}, TEXT, "config.model.text_dim: 9 must be the text encoder's dim, 8"),
+        ({**MODEL, "text_dim": 9}, None, "config.model.text_dim: 9 must be the text encoder's dim, 0"),
+        ({**MODEL, "kind": "dti"}, None, "config.model.kind: unknown 'dti'; did you mean 'dit'"),
+        ({**MODEL, "deph": 3}, None, "config.model.deph: unknown 'deph'; did you mean 'depth'"),
+        (MODEL, {**TEXT, "lenght": 3}, "config.text.lenght: unknown 'lenght'; did you mean 'length'"),
+        ({**MODEL, "heads": 3}, None, "config.model.heads: 3 must divide dim=16"),
+        ({**MODEL, "pooled_text": True}, None, "config.model.pooled_text: True needs text_dim"),
+    ],
+)
+def test_a_wrong_section_is_named(model, text, message):
+    with pytest.raises(ValueError, match=message):
+        networks_from(model, text)

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vdm_jax.attention import Policy
+from vdm_jax.attention.reference import reference
+from vdm_jax.nn.attention import CrossAttention, QKNorm, SelfAttention
+from vdm_jax.nn.rotary import rotary_table, rotate
+
+DIM, HEADS, N, L = 12, 3, 5, 4
+X = jax.random.normal(jax.random.key(0), (2, N, DIM))
+TEXT = jax.random.normal(jax.random.key(1), (2, L, DIM))
+MASK = jnp.arange(L)[None] < jnp.array([[2], [4]])
+
+
+def heads_first(x):
+    return x.swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("rope", [True, False])
+@pytest.mark.parametrize("qk_norm", ["none", "head", "all"])
+def test_self_attention_spelled_out(qk_norm, rope):
+    layer = SelfAttention(DIM, HEADS, qk_norm=qk_norm, rngs=nnx.Rngs(0))
+    table = jnp.asarray(rotary_table((N,), DIM // HEADS)) if rope else None
+    qkv = jnp.einsum("gnd,dhtc->tghnc", X, layer.qkv.kernel[...])
+    q, k = (heads_first(y) for y in layer.norm(heads_first(qkv[0]), heads_first(qkv[1])))
+    if rope:
+        q, k = rotate(q, table), rotate(k, table)
+    out = reference(q, k, qkv[2], Policy(causal=True), (DIM // HEADS) ** -0.5)
+    want = heads_first(out).reshape(X.shape) @ layer.out.kernel[...]
+    np.testing.assert_allclose(layer(X, Policy(causal=True), table), want, rtol=1e-5, atol=1e-5)
+
+
+def test_cross_attention_spelled_out():
+    layer = CrossAttention(DIM, HEADS, qk_norm="head", rngs=nnx.Rngs(0))
+    kv = jnp.einsum("gnd,dhtc->tgnhc", TEXT, layer.kv.kernel[...])
+    q, k = layer.norm(jnp.einsum("gnd,dhc->gnhc", X, layer.q.kernel[...]), kv[0])
+    parts = (heads_first(y) for y in (q, k, kv[1]))
+    out = reference(*parts, Policy(key_mask=MASK), (DIM // HEADS) ** -0.5)
+    want = heads_first(out).reshape(X.shape) @ layer.out.kernel[...]
+    np.testing.assert_allclose(layer(X, TEXT, MASK), want, rtol=1e-5, atol=1e-5)
+
+
+def test_cross_attention_does_not_see_padding():
+    layer = CrossAttention(DIM, HEADS, rngs=nnx.Rngs(0))
+    padded = jnp.where(MASK[..., None], TEXT, 1e3)
+    np.testing.assert_array_equal(layer(X, padded, MASK), layer(X, TEXT, MASK))
+    assert np.abs(layer(X, padded) - layer(X, TEXT))[0].max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "over"), [("head", (-1,)), ("all", (-2, -1))])
+def test_queries_and_keys_are_normed_over_a_head_or_all(kind, over):
+    norm = QKNorm(kind, HEADS, 4, rngs=nnx.Rngs(0))
+    q = 5 * jax.random.normal(jax.random.key(2), (2, N, HEADS, 4))
+    for y in norm(q, 3 * q):
+        np.testing.assert_allclose((np.asarray(y) ** 2).mean(over), 1.0, rtol=1e-4)
+    assert QKNorm("none", HEADS, 4, rngs=nnx.Rngs(0))(q, q)[0] is q
