@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         options = Options(args.quick, huge_pages=args.huge_pages == "on")
         write_figures(args.json, importlib.import_module(SECTIONS[args.only[0]][0]).measure(options))
         return 0
+    warn_of_other_work()
     figures = []
     for name in args.only:
         for huge_pages in settings(name, args.huge_pages):
@@ -74,6 +75,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_figures(args.json, figures)
     return NOT_MET if any(figure.ok is False for figure in figures) else 0
+
+
+def warn_of_other_work() -> None:
+    """Says so if the machine is busy: PyTorch's threads wait for each other and suffer more than XLA's."""
+    load, cpus = os.getloadavg()[0], Options().threads
+    if load > 0.3 * cpus:
+        say(f"warning: load average {load:.1f} on {cpus} CPUs; times are those of a busy machine, and not to be quoted")
 
 
 def settings(section: str, huge_pages: str, allowed: str | None = None) -> Sequence[bool]:
@@ -112,6 +120,7 @@ def environment(outer: Mapping[str, str], huge_pages: bool) -> dict[str, str]:
     if huge_pages:
         tunables.append("glibc.malloc.hugetlb=1")
     kept = {name: value for name, value in outer.items() if name != "GLIBC_TUNABLES"}
+    kept.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's alarms about long compilations would tear the tables
     return kept | ({"GLIBC_TUNABLES": ":".join(tunables)} if tunables else {})
 
 

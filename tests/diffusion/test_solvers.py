@@ -179,6 +179,7 @@ def our_path(process, solver, x, tau):
 
 def their_path(scheduler, x, **settings):
     import torch
+
     x, path = torch.from_numpy(x)[None], []  # a batch of one: UniPC there asks for [B, C]
     for t in scheduler.timesteps:
         fed = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x

@@ -11,8 +11,8 @@ TEXT_DIM = 6
 
 
 def make(seed=0, **fields):
-    """A DiT of two units on `[B, T, H, W, 3]`, as it is built."""
-    defaults = {"patch": (1, 2, 2), "dim": 16, "depth": 2, "heads": 2}
+    """A DiT of one unit on `[B, T, H, W, 3]`, as it is built."""
+    defaults = {"patch": (1, 2, 2), "dim": 16, "depth": 1, "heads": 2}
     return DiT(DiTConfig(**{**defaults, **fields}), nnx.Rngs(seed))
 
 

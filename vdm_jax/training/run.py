@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vdm_jax.config import flatten
 from vdm_jax.diffusion.configuration import process_to_dict
 from vdm_jax.objectives.denoising import DenoisingObjective
 from vdm_jax.sampling.generate import make_generator
@@ -92,7 +93,8 @@ def assemble(
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     check_heads(mesh, config.networks.model.heads)
     empty = {} if null is None else {"null_ids": _plain(null["text_ids"]), "null_mask": _plain(null["text_mask"])}
-    objective = DenoisingObjective(config.process, config.train.dropout, vector=config.train.vector, **empty)
+    dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
+    objective = DenoisingObjective(config.process, dropout, vector=config.train.vector, **empty)
     stage = plain(objective, config.optimizer, config.train.steps).stages[0]
     plan = plan_state(
         lambda rngs: config.networks.make(vocab_size, rngs), stage, mesh, ema=config.ema, guard=config.guard

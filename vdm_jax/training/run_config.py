@@ -36,7 +36,7 @@ class TrainConfig:
       batch_size: clips of one update, over all devices and microbatches.
       accumulate: microbatches per update.
       precision: of the computation, `float32` or `bfloat16`; weights are float32 always.
-      dropout: condition -> rate at which an example loses it (`{"tokens": 0.1}`).
+      dropout: condition -> rate at which an example loses it (`{"tokens": 0.1, "vector": {"fps": 0.1}}`).
       vector: batch entries that become scalar conditions (`fps`).
       eval_batches: batches of held-out clips that an evaluation looks at.
     """

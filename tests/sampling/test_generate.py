@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.diffusion import RectifiedFlow
+from vdm_jax.diffusion.configuration import SOLVERS
+from vdm_jax.sampling import SampleConfig
+from vdm_jax.sampling.generate import make_generator
+
+SHAPE = (2, 4, 4, 3)
+PROCESS = RectifiedFlow(prediction="x0")
+NULL = {"text_ids": np.array([[1, 0]], np.int32), "text_mask": np.array([[True, False]])}
+TEXT = {"text_ids": np.array([[1, 5], [1, 9], [1, 5]], np.int32), "text_mask": np.ones((3, 2), bool)}
+KEY = jax.random.key(3)
+
+
+def encode(ids, mask, dtype=jnp.float32):
+    """One token a prompt: a tenth of the sum of its ids."""
+    return {"tokens": ids.sum(1, keepdims=True)[..., None].astype(dtype) / 10, "tokens_mask": mask[:, :1]}
+
+
+def merge(params):
+    """Networks whose belief is `scale * prompt` everywhere, whatever they are shown."""
+
+    def backbone(x, time, cond):
+        value = cond["tokens"][:, 0, 0] if cond else jnp.ones(x.shape[0])
+        return jnp.broadcast_to((params["scale"] * value)[:, None, None, None, None], x.shape)
+
+    return {"backbone": backbone, "text": encode}
+
+
+def generate(params=None, text=TEXT, key=KEY, null=NULL, **fields):
+    config = SampleConfig(**{"steps": 3, "guidance": 1.0, **fields})
+    return make_generator(PROCESS, merge, config, SHAPE, null)(params or {"scale": 1.0}, text, key)
+
+
+def test_each_prompt_gets_its_own_clip():
+    clips = np.asarray(generate())
+    assert (clips.shape, clips.dtype) == ((3, *SHAPE), np.float32)
+    np.testing.assert_allclose(clips[0], 0.6, atol=1e-5)
+    np.testing.assert_allclose(clips[1], 1.0, atol=1e-5)
+
+
+def test_parameters_and_prompts_are_arguments_of_one_program():
+    traced = []
+
+    def counted(params):
+        traced.append(1)
+        return merge(params)
+
+    make = make_generator(PROCESS, counted, SampleConfig(steps=2, guidance=1.0), SHAPE, NULL)
+    a = make({"scale": 1.0}, TEXT, KEY)
+    b = make({"scale": 0.5}, {**TEXT, "text_ids": TEXT["text_ids"][::-1]}, jax.random.key(4))
+    assert len(traced) == 1
+    np.testing.assert_allclose(np.asarray(a)[0] / 2, np.asarray(b)[2], atol=1e-5)
+
+
+def test_guidance_goes_away_from_the_empty_prompt():
+    plain, guided = (np.asarray(generate(clip_x0=False, guidance=g)) for g in (1.0, 3.0))
+    np.testing.assert_allclose(plain[0], 0.6, atol=1e-5)
+    np.testing.assert_allclose(guided[0], 0.1 + 3 * (0.6 - 0.1), atol=1e-4)
+
+
+@pytest.mark.parametrize(("clip", "largest"), [(True, 1.0), (False, 1.6)])
+def test_pixels_stay_in_their_range_if_asked_to(clip, largest):
+    clips = np.asarray(generate(guidance=3.0, clip_x0=clip))
+    np.testing.assert_allclose(clips[0].max(), min(largest, 1.6), atol=1e-4)
+
+
+def test_a_model_without_text_is_told_how_many():
+    clips = np.asarray(generate(text=2, null=None))
+    assert clips.shape == (2, *SHAPE)
+    np.testing.assert_allclose(clips, 1.0, atol=1e-5)
+
+
+def test_the_key_decides():
+    def noisy(params):  # believes half of what it sees, so that the prior shows through
+        return {"backbone": lambda x, time, cond: x / 2}
+
+    make = make_generator(PROCESS, noisy, SampleConfig(steps=2, clip_x0=False), SHAPE, None)
+    a, b, c = (np.asarray(make({}, 2, jax.random.key(seed))) for seed in (0, 0, 1))
+    assert a.tobytes() == b.tobytes()
+    assert np.abs(a - c).max() > 1e-3
+    assert np.abs(a[0] - a[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_ends_at_what_the_network_believes(solver):
+    np.testing.assert_allclose(np.asarray(generate(solver=solver, steps=4))[0], 0.6, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "steps: 0 must be 1 or more"),
+        ({"solver": "dimm"}, "solver: unknown 'dimm'; did you mean 'ddim'"),
+    ],
+)
+def test_a_wrong_field_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SampleConfig(**fields)

@@ -1,0 +1,93 @@
+"""Runs of real networks, small enough to be compiled for many meshes: configs, batches, loss curves."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from vdm_jax.models.text import TextConfig, Tokenizer
+from vdm_jax.sharding import place_batch
+from vdm_jax.training.run import Run, assemble
+from vdm_jax.training.run_config import run_config_from
+from vdm_jax.training.step import TrainStep, make_train_step
+
+BATCH, FRAMES, SIZE, LENGTH = 8, 4, 8, 6
+WORDS = ("red", "blue", "left", "right", "")
+
+# What the mesh must not change; a further network joins by one line.
+NETWORKS = {
+    "dit_full": {"kind": "dit", "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "attention": "full"},
+    "dit_factorised": {"kind": "dit", "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "attention": "factorised"},
+}
+
+
+def config_of(network: str, mesh: Mapping[str, int], **train) -> dict:
+    """The config of a run of ten steps over text and tiny clips."""
+    return {
+        "seed": 3,
+        "process": {"kind": "rectified_flow"},
+        "model": NETWORKS[network],
+        "text": {"tokenizer": "bytes", "length": LENGTH, "dim": 16, "depth": 1, "heads": 2},
+        "data": {"frames": FRAMES, "height": SIZE, "width": SIZE},
+        "train": {"steps": 10, "batch_size": BATCH, "dropout": {"tokens": 0.2}, **train},
+        "optimizer": {"learning_rate": 3e-3, "warmup": 2},
+        "mesh": dict(mesh),
+    }
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """Bytes, as nothing has to be learned."""
+    return Tokenizer.train((), TextConfig(tokenizer="bytes", length=LENGTH, dim=16, heads=2))
+
+
+def batch_of(index: int) -> dict[str, np.ndarray]:
+    """Batch number `index` of an endless stream."""
+    rng = np.random.default_rng(index)
+    video = rng.integers(0, 256, (BATCH, FRAMES, SIZE, SIZE, 3), np.uint8)
+    words = tokenizer().encode([WORDS[i] for i in rng.integers(len(WORDS), size=BATCH)])
+    return {"video": video, "index": np.arange(BATCH) + index * BATCH, **words}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A run and its step."""
+
+    run: Run
+    step: TrainStep
+
+    def curve(self, steps: int, params: dict):
+        """Losses and gradient norms of the first steps from given weights, and the state after them."""
+        state, rows = self.run.plan.start_from(params), []
+        for index in range(steps):
+            state, metrics = self.step(state, place_batch(batch_of(index), self.run.mesh))
+            rows.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+        return np.array(rows), state
+
+
+def compiled(network: str, mesh: Mapping[str, int], **train) -> Compiled:
+    """A run on as many devices as the mesh asks for."""
+    count = int(np.prod(list(mesh.values())))
+    config = run_config_from(config_of(network, mesh, **train))
+    run = assemble(config, tokenizer().vocab_size, tokenizer().encode([""]), jax.devices()[:count])
+    return Compiled(run, make_train_step(run.plan, run.step_config(), config.seed))
+
+
+@functools.cache
+def alone(network: str) -> Compiled:
+    """The run on one device."""
+    return compiled(network, {"data": 1})
+
+
+@functools.cache
+def weights_of(network: str) -> dict:
+    """Its weights at the start, on the host."""
+    return jax.device_get(alone(network).run.plan.init(3).params)
+
+
+@functools.cache
+def curve_of(network: str) -> np.ndarray:
+    """Ten losses and gradient norms on one device."""
+    return alone(network).curve(10, weights_of(network))[0]

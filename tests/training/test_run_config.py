@@ -1,0 +1,130 @@
+import copy
+import dataclasses
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from vdm_jax.config import to_dict
+from vdm_jax.diffusion import EDM, RectifiedFlow
+from vdm_jax.training.run_config import complete, run_config_from
+
+CONFIG = {
+    "seed": 1,
+    "process": {"kind": "rectified_flow", "shift": 3.0},
+    "model": {"kind": "dit", "patch": (2, 4, 4), "dim": 16, "depth": 1, "heads": 2},
+    "text": {"dim": 8, "heads": 2, "length": 4},
+    "data": {"shards": "somewhere", "frames": 8, "height": 16, "width": 24},
+    "train": {"steps": 5, "batch_size": 12, "accumulate": 3, "dropout": {"tokens": 0.1}},
+    "ema": {"decays": (0.9, 0.99)},
+    "sample": {"ema": 0.99},
+}
+
+
+def changed(*edits):
+    """CONFIG with `("a.b", value)` set, or taken out where the value is None."""
+    config = copy.deepcopy(CONFIG)
+    for path, value in edits:
+        *sections, last = path.split(".")
+        node = config
+        for section in sections:
+            node = node.setdefault(section, {})
+        if value is None:
+            del node[last]
+        else:
+            node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "form", [dict, ConfigDict, lambda c: json.loads(json.dumps(c))], ids=["dict", "ConfigDict", "json"]
+)
+def test_a_config_is_read_in_every_form_it_is_kept_in(form):
+    run = run_config_from(form(CONFIG))
+    assert run.process == RectifiedFlow(shift=3.0)
+    assert run.clip_shape == (8, 16, 24, 3)
+    assert (run.seed, run.train.accumulate, run.train.dropout) == (1, 3, {"tokens": 0.1})
+    assert (run.networks.model.patch, run.networks.model.text_dim) == ((2, 4, 4), 8)
+    assert run.sampled_weights == "0.99"
+    assert run.mesh.data == -1
+
+
+def test_sections_that_are_left_out_have_defaults():
+    run = run_config_from({key: CONFIG[key] for key in ("process", "model", "data")})
+    assert run.networks.text is None
+    assert run.sampled_weights is None
+    assert run.seed == 0
+
+
+def test_the_complete_config_says_the_same_with_nothing_left_out():
+    whole = complete(CONFIG)
+    assert run_config_from(json.loads(json.dumps(whole))) == run_config_from(CONFIG)
+    assert whole["optimizer"].keys() == to_dict(run_config_from(CONFIG).optimizer).keys()
+    assert whole["data"] == CONFIG["data"]
+    assert complete(whole) == whole
+
+
+def test_the_width_of_the_text_can_still_be_changed_in_a_complete_config():
+    whole = complete(CONFIG)
+    whole["text"]["dim"] = 12
+    assert run_config_from(whole).networks.model.text_dim == 12
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([("modle", {})], "config.modle: unknown 'modle'; did you mean 'model'"),
+        ([("train.stepps", 3)], "config.train.stepps: unknown 'stepps'; did you mean 'steps'"),
+        ([("optimizer.learning_rat", 3)], "did you mean 'learning_rate'"),
+        ([("process.kind", "rectified_flo")], "config.process.kind: unknown 'rectified_flo'; did you mean"),
+        ([("process.times", {"kind": "logit_norml"})], "did you mean 'logit_normal'"),
+        ([("mesh", {"dta": 2})], "config.mesh.dta: unknown 'dta'; did you mean 'data'"),
+        ([("log.evry", 2)], "config.log.evry: unknown 'evry'; did you mean 'every'"),
+        ([("process", None)], "config.process: missing"),
+        ([("data", None)], "config.data: missing"),
+        ([("data.frames", None)], "config.data.frames: missing; there are shards, height, width"),
+        ([("data.width", "24")], "config.data.width: '24' must be a whole number of 1 or more"),
+        ([("seed", -1)], "config.seed: -1 must be a whole number of 0 or more"),
+        ([("seed", "one")], "config.seed: 'one' must be a whole number"),
+        ([("train.steps", 1.5)], "config.train.steps: expected int, got 1.5"),
+        ([("train.steps", 0)], "config.train.steps: 0 must be 1 or more"),
+        ([("train.precision", "bf16")], "config.train.precision: unknown 'bf16'; did you mean 'bfloat16'"),
+        ([("sample.solver", "unipcc")], "config.sample.solver: unknown 'unipcc'; did you mean 'unipc'"),
+        ([("sample.guidance", True)], "config.sample.guidance: expected float, got True"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(edits, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        run_config_from(changed(*edits))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([("data.frames", 7)], "config.data.frames: 7 is not divisible by the patch 2; the nearest that is: 8"),
+        ([("data.height", 18)], "config.data.height: 18 is not divisible by the patch 4; the nearest that is: 16"),
+        (
+            [("model.positions", "learned"), ("model.grid", (2, 4, 4))],
+            r"config.model.grid: the learned positions end at \(2, 4, 4\) tokens, the clip has \(4, 4, 6\)",
+        ),
+        ([("text", None)], "config.train.dropout: 'tokens' is dropped, but config.text is None"),
+        ([("sample.ema", 0.999)], r"config.sample.ema: 0.999 is not one of config.ema.decays \(0.9, 0.99\)"),
+        ([("train.accumulate", 5)], "config.train.accumulate: 5 does not divide config.train.batch_size=12"),
+        ([("model.scalars", ("fps",))], "config.model.scalars: 'fps' must also be in config.train.vector"),
+        ([("model.classes", 4)], "config.model.classes: 'label' must also be in config.train.vector"),
+        ([("train.vector", ("fps",))], "config.train.vector: 'fps' is not in config.model.scalars, nothing reads it"),
+        ([("model.text_dim", 16)], "config.model.text_dim: 16 must be the text encoder's dim, 8"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(edits, message):
+    with pytest.raises(ValueError, match=message):
+        run_config_from(changed(*edits))
+
+
+def test_sections_that_agree_are_taken():
+    edits = [("model.scalars", ("fps",)), ("model.classes", 4), ("train.vector", ("label", "fps"))]
+    run = run_config_from(changed(*edits, ("process", {"kind": "edm"})))
+    assert run.networks.model.reads == {"tokens", "vector"}
+    assert run.process == EDM()
+    assert dataclasses.replace(run, seed=2).seed == 2
