@@ -99,7 +99,7 @@ def footage(videos: Path, shards: Path) -> Manifest:
     """Curates real footage; again at each start, for the folder may have changed."""
     clip = load_config(f"{CONFIG}:footage").data
     settings = CurateSettings(
-        height=clip.height, width=clip.width, frames=clip.frames, stride=2, fps=8.0, codec="raw", val_fraction=0.15
+        height=clip.height, width=clip.width, frames=clip.frames, stride=1, fps=8.0, codec="raw", val_fraction=0.15
     )
     manifest = curate(videos, shards, settings, Counter("curate", "files"), overwrite=True)
     for dropped in manifest.dropped:

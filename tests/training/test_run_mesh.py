@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.dit_runs import NETWORKS, alone, compiled, curve_of, weights_of
+from tests.training.dit_runs import NETWORKS, compiled, curve_of, weights_of
 
 MESHES = {
     "data": {"data": 8},
@@ -14,8 +14,13 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("network", NETWORKS)
+MIXTURES = ("data_fsdp_tensor", "fsdp_context_tensor")
+FIRST, *OTHERS = NETWORKS
+# Each axis alone for one network; for every further one the mixtures, in which all of them occur.
+PAIRS = [(FIRST, mesh) for mesh in MESHES] + [(network, mesh) for network in OTHERS for mesh in MIXTURES]
+
+
+@pytest.mark.parametrize(("network", "mesh"), PAIRS)
 def test_the_loss_curve_is_that_of_one_device(network, mesh):
     got, state = compiled(network, MESHES[mesh]).curve(10, weights_of(network))
     np.testing.assert_allclose(got[:, 0], curve_of(network)[:, 0], rtol=0, atol=1e-5)
@@ -38,10 +43,6 @@ def test_the_curve_is_one_of_learning():
 
 
 def test_a_mesh_starts_from_the_weights_of_one_device():
-    network = next(iter(NETWORKS))
-    plan = compiled(network, MESHES["data_fsdp_tensor"]).run.plan
-    params = plan.init(3).params
-    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(weights_of(network)), strict=True):
+    params = compiled(FIRST, MESHES["data_fsdp_tensor"]).run.plan.init(3).params
+    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(weights_of(FIRST)), strict=True):
         np.testing.assert_allclose(np.asarray(got), want, rtol=1e-6, atol=1e-7)
-    assert not plan.undivided or all("left whole" in line for line in plan.undivided)
-    assert alone(network).run.plan.undivided == []

@@ -27,7 +27,7 @@ def measure(options: Options) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench_loader_") as folder:
         config.data.shards = str(Path(folder) / "shards")
         world = SpritesConfig(frames=config.data.frames, height=config.data.height, width=config.data.width)
-        write_world(config.data.shards, world, clips, val_clips=0)
+        write_world(config.data.shards, world, clips, val_clips=8)
         config.train.steps, config.log.every, config.checkpoint.every = steps, every, steps
         with config.ignore_type():
             config.log.eval_every = config.log.sample_every = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from data_pipelines.loading.loader import DataConfig, Loader, LoaderState, make_loader
 from data_pipelines.shards.manifest import load as load_manifest
@@ -72,13 +73,14 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     load_manifest(data.shards)  # a missing or damaged set is found before devices are asked for
     sharding.start()
     probe = assemble(dataclasses.replace(checked, networks=_untied(checked)))  # mesh, batch and heads
-    _loader(checked, data, "train", None).close()  # sizes; what does not fit must not leave a workdir behind
+    # What does not fit the data must not leave a workdir behind, so the loader is opened once before it is made.
+    _loader(checked, data, "train", None, checked.train.batch_size).close()
     with RunDirectory(workdir, config) as directory:
         for change in directory.changes:
             print(f"config changed since the last start: {change}", file=sys.stderr)
         tokenizer = open_tokenizer(checked, directory, data)
-        training = _loader(checked, data, "train", tokenizer)
-        held_out = _held_out(checked, data, tokenizer)
+        training = _loader(checked, data, "train", tokenizer, checked.train.batch_size)
+        held_out = _held_out(checked, data, tokenizer, probe.mesh)
         vocab = tokenizer.vocab_size if tokenizer else 0
         whole = assemble(checked, vocab, tokenizer.encode([""]) if tokenizer else None, probe.mesh.devices.flatten())
         for line in whole.plan.undivided:
@@ -115,11 +117,13 @@ def _untied(config: RunConfig):
     return dataclasses.replace(config.networks, model=model, text=None)
 
 
-def _loader(config: RunConfig, data: DataConfig, split: str, tokenizer: Tokenizer | None, **options) -> Loader:
+def _loader(
+    config: RunConfig, data: DataConfig, split: str, tokenizer: Tokenizer | None, batch_size: int, **options
+) -> Loader:
     return make_loader(
         data,
         split,
-        config.train.batch_size,
+        batch_size,
         config.seed,
         jax.process_index(),
         jax.process_count(),
@@ -154,14 +158,20 @@ def _prompts(data: DataConfig) -> list[str]:
     return sorted(set(captions(data.shards, "val") or captions(data.shards, "train")))[:SAMPLES]
 
 
-def _held_out(config: RunConfig, data: DataConfig, tokenizer: Tokenizer | None) -> list[Mapping[str, np.ndarray]]:
-    """The fixed batches of every evaluation; fewer than asked for if the split has not as many."""
-    count = load_manifest(data.shards).records("val") // config.train.batch_size
-    if not count or config.log.eval_every is None:
+def _held_out(
+    config: RunConfig, data: DataConfig, tokenizer: Tokenizer | None, mesh: Mesh
+) -> list[Mapping[str, np.ndarray]]:
+    """The fixed batches of every evaluation: as large as in training if the split has so many clips, else smaller."""
+    if config.log.eval_every is None:
         return []
-    loader = _loader(config, data, "val", tokenizer, shuffle=False)
+    records, parts = load_manifest(data.shards).records("val"), sharding.batch_shards(mesh)
+    size = min(config.train.batch_size, records // parts * parts)
+    if size == 0:
+        print(f"no evaluation: {records} held-out clips do not make a batch for {parts} devices", file=sys.stderr)
+        return []
+    loader = _loader(config, data, "val", tokenizer, size, shuffle=False)
     try:
-        return [next(loader) for _ in range(min(count, config.train.eval_batches))]
+        return [next(loader) for _ in range(min(records // size, config.train.eval_batches))]
     finally:
         loader.close()
 

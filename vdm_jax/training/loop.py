@@ -192,18 +192,20 @@ class _Watch:
         self.pace.steps += 1
         self._observe(self.late.push(step, metrics, close_window))
         if step == self._first:  # the first step compiles: it is waited for and kept out of the rate
-            self._observe(self.late.flush())
+            self._observe(self.late.flush(), show=False)
+            seconds = 1 / max(self.pace.figures(lap=False)["steps_per_second"], 1e-9)
+            self._loop.progress.say(f"compiled, first step done: {seconds:.1f} s")
             self.pace.reset()
 
-    def _observe(self, reading: Reading | None) -> None:
+    def _observe(self, reading: Reading | None, show: bool = True) -> None:
         if reading is None:
             return
         if self._loop.check is not None:
             self._loop.check(reading.step, reading.values)
-        figures = self._figures(lap=False)
-        self._loop.progress.update(
-            reading.step, figures["steps_per_second"], reading.values["loss"], figures.get("mfu"), figures["data_wait"]
-        )
+        if show:
+            now = self._figures(lap=False)
+            loss = reading.values["loss"]
+            self._loop.progress.update(reading.step, now["steps_per_second"], loss, now.get("mfu"), now["data_wait"])
         if reading.window is not None:
             performance = {f"perf/{name}": value for name, value in self._figures(lap=True).items()}
             self._loop.writer.write_scalars(reading.step, reading.window | performance)
