@@ -37,7 +37,7 @@ from vdm_jax.media.video import write_mp4
 CONFIG = Path(__file__).parents[1] / "configs" / "dit_tiny.py"
 CLIPS, HELD_OUT = 8192, 64
 AGREEMENT = 0.8  # share of held-out prompts whose colour, shape and direction must be right
-SHOWN = 16  # pairs in the contact sheet of a footage run
+SHOWN = 16  # pairs of the contact sheet, and samples of a run without captions
 
 
 def main() -> int:
@@ -117,7 +117,8 @@ def variant(shards: Path, is_footage: bool) -> str:
 def draw(out: Path, shards: Path, seed: int) -> list[Sample]:
     """One sample for each held-out clip's caption, with that clip beside it."""
     real = ClipSource(shards, "val")
-    clips = [real[i] for i in range(min(len(real), HELD_OUT))]
+    count = min(len(real), HELD_OUT if real.record(0).caption else SHOWN)
+    clips = [real[int(i)] for i in np.linspace(0, len(real) - 1, count)]
     prompts = [clip["caption"] for clip in clips]
     trained = open_run(out)
     made = trained.sample(prompts, seed)
