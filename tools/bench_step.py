@@ -1,6 +1,6 @@
 """Speed and memory of a training step; run it as `./tools/bench_step`.
 
-    ./tools/bench_step                         every section, about half an hour on two quiet cores
+    ./tools/bench_step                         every section, some 25 minutes on two quiet cores
     ./tools/bench_step --only torch            one of them
     ./tools/bench_step --quick                 tiny shapes: does everything run?
     ./tools/bench_step --json figures.json     also writes the figures

@@ -13,15 +13,16 @@ def sample(run, out, *more):
     return main(["sample", str(run), "--out", str(out), *map(str, more)])
 
 
-def test_a_prompt_becomes_a_video(captioned_run, tmp_path, capsys):
+def test_a_prompt_becomes_a_video(captioned_run, tmp_path, monkeypatch, capsys):
     assert sample(captioned_run, tmp_path / "new" / "x.mp4", "--prompt", PROMPT, "--seed", 3) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 'x.mp4'}\n"
     video = np.asarray(decode(tmp_path / "new" / "x.mp4"))
     assert video.shape == (4, 16, 16, 3)
     assert sample(captioned_run, tmp_path / "y.mp4", "--prompt", PROMPT, "--seed", 3) == 0
     np.testing.assert_array_equal(decode(tmp_path / "y.mp4"), video)
-    assert sample(captioned_run, tmp_path / "z.mp4", "--prompt", PROMPT, "--seed", 4) == 0
-    assert np.abs(np.asarray(decode(tmp_path / "z.mp4"), int) - video).max() > 8
+    monkeypatch.chdir(captioned_run.parent)  # a relative path is a path too
+    assert sample(captioned_run.name, tmp_path / "z.mp4", "--prompt", PROMPT, "--seed", 4) == 0
+    assert not np.array_equal(decode(tmp_path / "z.mp4"), video)
 
 
 def test_several_prompts_become_a_folder_with_a_sheet(captioned_run, tmp_path):
@@ -35,9 +36,9 @@ def test_several_prompts_become_a_folder_with_a_sheet(captioned_run, tmp_path):
 def test_choices_can_be_made_at_sampling(captioned_run, tmp_path):
     options = ["--steps", 3, "--guidance", 1.0, "--solver", "euler", "--weights", "params", "--step", 3, "--count", 2]
     assert sample(captioned_run, tmp_path / "out", "--prompt", PROMPT, *options) == 0
-    clips = [np.asarray(decode(p), int) for p in sorted((tmp_path / "out").glob("*.mp4"))]
+    clips = [np.asarray(decode(p)) for p in sorted((tmp_path / "out").glob("*.mp4"))]
     assert len(clips) == 2
-    assert np.abs(clips[0] - clips[1]).max() > 8
+    assert not np.array_equal(*clips)
 
 
 def test_an_unconditional_run_needs_no_prompt(silent_run, tmp_path, capsys):
@@ -49,17 +50,15 @@ def test_an_unconditional_run_needs_no_prompt(silent_run, tmp_path, capsys):
     assert not (tmp_path / "x.mp4").exists()
 
 
-def test_a_relative_path_is_a_path(captioned_run, tmp_path, monkeypatch):
-    monkeypatch.chdir(captioned_run.parent)
-    assert sample(captioned_run.name, tmp_path / "x.mp4", "--prompt", PROMPT) == 0
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ([], "--prompt: missing"),
         (["--prompts", "absent.txt"], "--prompts: no file absent.txt"),
-        (["--prompt", PROMPT, "--out", "x.mov"], "--out: unknown '.mov'; allowed: .gif, .mp4, or a directory"),
+        (
+            ["--prompt", PROMPT, "--out", "x.mov"],
+            "--out: unknown '.mov'; did you mean '.mp4'? allowed: .gif, .mp4, or a directory",
+        ),
         (["--prompt", PROMPT, "--count", "2", "--out", "x.mp4"], "x.mp4 is one file for 2 clips; give a directory"),
         (["--prompt", PROMPT, "--count", "0"], "--count: 0 must be 1 or more"),
         (["--prompt", PROMPT, "--steps", "0"], "sample.steps: 0 must be 1 or more"),

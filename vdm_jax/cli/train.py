@@ -155,7 +155,13 @@ def _no_text(captions: list[str]) -> dict[str, np.ndarray]:
 
 def _prompts(data: DataConfig) -> list[str]:
     """What to sample during training: captions of held-out clips, or of training clips where none are held out."""
-    return sorted(set(captions(data.shards, "val") or captions(data.shards, "train")))[:SAMPLES]
+    split = "val" if _held_out_clips(data) else "train"
+    return sorted(set(captions(data.shards, split)))[:SAMPLES]
+
+
+def _held_out_clips(data: DataConfig) -> int:
+    manifest = load_manifest(data.shards)
+    return manifest.records("val") if "val" in manifest.splits else 0
 
 
 def _held_out(
@@ -164,7 +170,7 @@ def _held_out(
     """The fixed batches of every evaluation: as large as in training if the split has so many clips, else smaller."""
     if config.log.eval_every is None:
         return []
-    records, parts = load_manifest(data.shards).records("val"), sharding.batch_shards(mesh)
+    records, parts = _held_out_clips(data), sharding.batch_shards(mesh)
     size = min(config.train.batch_size, records // parts * parts)
     if size == 0:
         print(f"no evaluation: {records} held-out clips do not make a batch for {parts} devices", file=sys.stderr)
