@@ -136,7 +136,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workshop, tmp_path):
     more = ["--config.log.eval_every=none", "--config.checkpoint.every=1000000"]
     command = [sys.executable, "-m", "vdm_jax.cli.main", "train", *words, *more, "--workdir", str(workdir)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-    while process.poll() is None and not (workdir / "metrics.jsonl").exists():
+    metrics = workdir / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=300)
