@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vdm_jax.sharding.context import axis_size, target_platform
+from vdm_jax.nn.folding import fold, folds
 
 Array = jax.Array
 Initializer = jax.nn.initializers.Initializer
@@ -53,8 +53,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
-        if _flatten_tokens():
-            y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[0], -1)
+        if folds():
+            y = fold(x, 1) @ kernel.reshape(kernel.shape[0], -1)
             y = y.reshape(*x.shape[:-1], *self.out_dims)
         else:
             y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
@@ -65,9 +65,3 @@ def xavier_uniform(fan_in: int, fan_out: int) -> Initializer:
     """Uniform in +-sqrt(6 / (fan_in + fan_out)), for kernels whose output dims are split."""
     limit = math.sqrt(6.0 / (fan_in + fan_out))
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
-
-
-def _flatten_tokens() -> bool:
-    """XLA's CPU runs the weight gradient of `[B, N, D] @ [D, E]`, two summed dims, 2.4 times slower than that of
-    `[B * N, D]`.  Elsewhere it makes no difference, and with tokens cut over `context` the merge would gather."""
-    return target_platform() == "cpu" and axis_size("context") == 1

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vdm_jax.nn.folding import fold
 from vdm_jax.nn.linear import param
 
 Array = jax.Array
@@ -42,6 +43,6 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         over = tuple(range(-self.scale[...].ndim, 0))
-        x32 = x.astype(jnp.float32)
+        x32 = fold(x, len(over)).astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=over, keepdims=True) + self.eps)
-        return x32.astype(x.dtype) * self.scale[...].astype(x.dtype)
+        return (x32.astype(x.dtype) * self.scale[...].astype(x.dtype)).reshape(x.shape)
