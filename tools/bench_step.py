@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench.options import Options, say
 
+from vdm_jax.cli.huge_pages import available, with_huge_pages, without_huge_pages
 from vdm_jax.cli.main import guarded
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
@@ -33,7 +34,6 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "memory": ("bench.memory", "peak memory of a step, per config and remat policy"),
 }
 HUGE_PAGES = {"off": (False,), "on": (True,), "both": (False, True)}
-PAGES_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 NOT_MET = 1
 
 
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME", nargs="+", default=list(SECTIONS), help="these sections (all)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes; the figures mean nothing")
     parser.add_argument(
-        "--huge-pages", choices=HUGE_PAGES, default="both", help="glibc's huge pages for both sides of `torch` (both)"
+        "--huge-pages", choices=HUGE_PAGES, default="on", help="for both sides of `torch` (on, as vdm has them)"
     )
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     add_json_argument(parser)
@@ -84,13 +84,11 @@ def warn_of_other_work() -> None:
         say(f"warning: load average {load:.1f} on {cpus} CPUs; times are those of a busy machine, and not to be quoted")
 
 
-def settings(section: str, huge_pages: str, allowed: str | None = None) -> Sequence[bool]:
+def settings(section: str, huge_pages: str) -> Sequence[bool]:
     """With or without huge pages; only `torch` is measured in both ways, and only where the kernel has them."""
     if section != "torch":
         return (False,)
-    if allowed is None:
-        allowed = PAGES_SETTING.read_text() if PAGES_SETTING.exists() else "[never]"
-    if "[never]" in allowed and huge_pages != "off":
+    if huge_pages != "off" and not available():
         say("huge pages: this kernel gives none; measured without")
         return (False,)
     return HUGE_PAGES[huge_pages]
@@ -116,12 +114,9 @@ def measure(section: str, quick: bool, huge_pages: bool) -> list[Figure]:
 
 def environment(outer: Mapping[str, str], huge_pages: bool) -> dict[str, str]:
     """The environment of a section: that of the caller, with glibc's huge pages switched on or off."""
-    tunables = [t for t in outer.get("GLIBC_TUNABLES", "").split(":") if t and not t.startswith("glibc.malloc.hugetlb")]
-    if huge_pages:
-        tunables.append("glibc.malloc.hugetlb=1")
-    kept = {name: value for name, value in outer.items() if name != "GLIBC_TUNABLES"}
+    kept = with_huge_pages(outer) if huge_pages else without_huge_pages(outer)
     kept.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's alarms about long compilations would tear the tables
-    return kept | ({"GLIBC_TUNABLES": ":".join(tunables)} if tunables else {})
+    return kept
 
 
 def verdicts(figures: Sequence[Figure]) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vdm_jax import __version__
+from vdm_jax.cli.huge_pages import restart_with_huge_pages
 from vdm_jax.errors import RunError, did_you_mean
 
 VERBS = {
@@ -31,6 +32,7 @@ VERBS = {
     "sample": "sample videos from a trained run",
     "inspect": "show what is in a shard set or a run",
 }
+COMPUTING = ("train", "sample")  # verbs that run a network
 OUR_CODE = (Path(__file__).parents[1], Path(__file__).parents[2] / "data_pipelines")
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and words[:1] and words[0] in COMPUTING:
+        restart_with_huge_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # libraries that log C++ start-up notes to stderr
     return guarded(lambda: dispatch(words))
 
