@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from vdm_jax.attention import Policy
 from vdm_jax.models.dit.config import DiTConfig
 from vdm_jax.nn.attention import CrossAttention, SelfAttention
+from vdm_jax.nn.folding import fold
 from vdm_jax.nn.linear import Linear, param
 from vdm_jax.nn.mlp import MLP
 from vdm_jax.nn.norms import LayerNorm, layer_norm, modulate
@@ -64,14 +65,15 @@ class Block(nnx.Module):
             self.modulation = Linear(cfg.dim, (6, cfg.dim), axes=axes, init=_ZEROS, rngs=rngs)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        # [B, T, 1, D] each: one row a frame, the same for all its patches.
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(self._rows(ctx, x.dtype), 6, axis=2)
+        # [B, T, 1, D] each: one row a frame, the same for all its patches; on a CPU [B T, 1, D] and x [B T, S, D].
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(fold(self._rows(ctx, x.dtype), 2), 6, axis=-2)
+        clip, x = x.shape, fold(x, 2)
         h = checkpoint_name(modulate(layer_norm(x), shift_a, scale_a), "attention_in")
-        x = x + gate_a * self._attend(h, ctx)
+        x = x + gate_a * self._attend(h.reshape(clip), ctx).reshape(x.shape)
         if self.cross is not None:
-            x = x + self._read_text(self.cross_norm(x), ctx)
+            x = x + self._read_text(self.cross_norm(x).reshape(clip), ctx).reshape(x.shape)
         h = self.mlp(modulate(layer_norm(x), shift_m, scale_m))
-        return x + gate_m * checkpoint_name(h, "mlp_hidden")
+        return (x + gate_m * checkpoint_name(h, "mlp_hidden")).reshape(clip)
 
     def _rows(self, ctx: Context, dtype) -> Array:
         if ctx.modulation is not None:
