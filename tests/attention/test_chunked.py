@@ -3,10 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.attention.cases import DENSE, NK, NQ, POLICIES, SCALE, B, D, H, operands
-from vdm_jax.attention.chunked import Tiles, choose_tiles, chunked
+from tests.attention.cases import DENSE, NK, NQ, POLICIES, SCALE, B, D, H, attention, operands, reference
+from vdm_jax.attention.chunked import Chunked, Tiles, choose_tiles
 from vdm_jax.attention.policy import Policy
-from vdm_jax.attention.reference import reference
 
 TILINGS = {
     "whole": Tiles(NQ, NK),
@@ -16,6 +15,10 @@ TILINGS = {
     "even": Tiles(4, 4, 1),
 }
 UNEVEN = Tiles(5, 3, 2)
+
+
+def chunked(q, k, v, policy, scale, tiles):
+    return attention(Chunked(tiles), q, k, v, policy, scale)
 
 
 def with_gradients(kernel, *args):

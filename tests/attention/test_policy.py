@@ -17,6 +17,8 @@ def test_what_is_seen_is_what_the_docstring_says(name):
         want = want and (policy.key_mask is None or bool(policy.key_mask[b, k]))
         if policy.mask is not None:
             want = want and bool(np.broadcast_to(policy.mask, got.shape)[b, h, q, k])
+        if policy.q_segments is not None:
+            want = want and int(policy.q_segments[b, q]) == int(policy.k_segments[b, k])
         assert got[b, h, q, k] == want
 
 
@@ -35,7 +37,12 @@ def test_only_positions_make_a_policy_positional():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"window": 0}, "window: 0 must be at least 1"), ({"unit": 0}, "unit: 0 must be at least 1")],
+    [
+        ({"window": 0}, "window: 0 must be at least 1"),
+        ({"unit": 0}, "unit: 0 must be at least 1"),
+        ({"q_segments": jnp.zeros((B, NQ), int)}, "k_segments: None, but"),
+        ({"k_segments": jnp.zeros((B, NK), int)}, "q_segments: None, but"),
+    ],
 )
 def test_fields_are_checked(fields, message):
     with pytest.raises(ValueError, match=message):
@@ -46,6 +53,10 @@ def test_fields_are_checked(fields, message):
     ("policy", "message"),
     [
         (Policy(key_mask=jnp.ones((B, NK + 1), bool)), r"key_mask: shape \(2, 12\), expected \[B, Nk\]=\(2, 11\)"),
+        (
+            Policy(q_segments=jnp.zeros((B, NK), int), k_segments=jnp.zeros((B, NK), int)),
+            r"q_segments: shape \(2, 11\), expected \[B, Nq\]=\(2, 13\)",
+        ),
         (Policy(mask=jnp.ones((NQ, NK), bool)), r"mask: shape \(13, 11\)"),
         (Policy(mask=jnp.ones((3, 1, NQ, NK), bool)), r"mask: shape \(3, 1, 13, 11\)"),
         (Policy(mask=jnp.ones((B, 2, NQ, NK), bool)), r"mask: shape \(2, 2, 13, 11\)"),

@@ -13,7 +13,7 @@ from vdm_jax.models.dit import DiTConfig
         ({"positions": "sincoss"}, "positions: unknown 'sincoss'; did you mean 'sincos'"),
         ({"qk_norm": "heads"}, "qk_norm: unknown 'heads'; did you mean 'head'"),
         ({"mlp": "swiglo"}, "mlp: unknown 'swiglo'; did you mean 'swiglu'"),
-        ({"kernel": "splash"}, "kernel: unknown 'splash'"),
+        ({"kernel": "flash"}, "kernel: unknown 'flash'"),
         ({"remat": "fulll"}, "remat: unknown 'fulll'; did you mean 'full'"),
         ({"dim": 12, "heads": 5}, "heads: 5 must divide dim=12"),
         ({"dim": 12, "heads": 4}, "into an even number of channels"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.attention.cases import reference
 from vdm_jax.attention import Policy
-from vdm_jax.attention.reference import reference
 from vdm_jax.nn.attention import CrossAttention, QKNorm, SelfAttention
 from vdm_jax.nn.rotary import rotary_table, rotate
 

@@ -17,13 +17,13 @@ tile also stays in the cache, which is why heads go through in groups there.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from vdm_jax.attention.policy import Policy
-from vdm_jax.attention.reference import NEG
+from vdm_jax.attention.kernel import NEG, View
+from vdm_jax.sharding.context import partitioned, target_platform
 
 Array = jax.Array
 
@@ -43,12 +43,53 @@ class Tiles:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Static:
-    """What the custom VJP may not trace: the tiling, the scale and the positional part of the policy."""
+class Chunked:
+    """Blockwise attention for any policy, length and dtype.
+
+    Attributes:
+      tiles: the tiling; None chooses it by `choose_tiles`.
+    """
+
+    tiles: Tiles | None = None
+
+    name = "chunked"
+    differentiable = False
+    streams = True
+
+    def refuses(self, policy, q_shape, k_shape, dtype, platform) -> str | None:
+        """Nothing."""
+        return None
+
+    def forward(self, q: Array, k: Array, v: Array, view: View) -> tuple[Array, Array]:
+        """See `Kernel`."""
+        work, masks = self._prepare(q, k, view)
+        forward = functools.partial(_forward_group, work)
+        out, lse = _over_groups(work.tiles.group, forward, tuple(map(_merge, (q, k, v))), masks)
+        return out.reshape(q.shape), lse.reshape(q.shape[:3])
+
+    def backward(self, q, k, v, lse, delta, d_out, view):
+        """See `Kernel`."""
+        work, masks = self._prepare(q, k, view)
+        backward = functools.partial(_backward_group, work)
+        operands = tuple(map(_merge, (q, k, v, d_out, lse, delta)))
+        grads = _over_groups(work.tiles.group, backward, operands, masks)
+        return tuple(grad.reshape(x.shape) for grad, x in zip(grads, (q, k, v)))
+
+    def _prepare(self, q: Array, k: Array, view: View) -> "tuple[_Work, dict[str, Array]]":
+        b, h, n_q, _ = q.shape
+        n_k = k.shape[2]
+        # Going over heads in groups slices the batch and head dims, which a mesh may have cut already; there the
+        # compiler must see all heads at once.
+        cpu = target_platform() == "cpu" and not partitioned()
+        return _Work(self.tiles or choose_tiles(b * h, n_q, n_k, cpu), view, n_q, n_k), _masks(view, b, h, n_q, n_k)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What all tiles share: the tiling, the view (of which only scale and positions are read) and the lengths."""
 
     tiles: Tiles
-    scale: float
-    positions: Policy
+    view: View
     n_q: int
     n_k: int
 
@@ -74,44 +115,22 @@ def choose_tiles(pairs: int, n_q: int, n_k: int, cpu: bool) -> Tiles:
     return Tiles(block_q, block_k, group)
 
 
-def chunked(q: Array, k: Array, v: Array, policy: Policy, scale: float, tiles: Tiles) -> Array:
-    """`q: [B, H, Nq, D]`, `k, v: [B, H, Nk, D]` -> `[B, H, Nq, D]`; no length has to divide anything."""
-    b, h, n_q, d = q.shape
-    n_k = k.shape[2]
-    positions = Policy(policy.causal, policy.window, policy.unit)
-    static = _Static(tiles, scale, positions, n_q, n_k)
+def _merge(x: Array) -> Array:
+    """`[B, H, ...] -> [B * H, ...]`."""
+    return x.reshape(math.prod(x.shape[:2]), *x.shape[2:])
+
+
+def _masks(view: View, b: int, h: int, n_q: int, n_k: int) -> dict[str, Array]:
+    """The masks that are arrays, with one leading dim of `B * H` (or 1)."""
     masks = {}
-    if policy.key_mask is not None:
-        masks["key"] = jnp.repeat(policy.key_mask, h, axis=0)  # [B * H, Nk]
-    if policy.mask is not None:
-        full = policy.mask.shape[:2] != (1, 1)
-        dense = jnp.broadcast_to(policy.mask, (b, h, n_q, n_k)) if full else policy.mask
-        masks["dense"] = dense.reshape(-1, n_q, n_k)  # [B * H | 1, Nq, Nk]
-    out = _attend(static, q.reshape(b * h, n_q, d), k.reshape(b * h, n_k, d), v.reshape(b * h, n_k, d), masks)
-    return out.reshape(b, h, n_q, d)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static: _Static, q: Array, k: Array, v: Array, masks: dict[str, Array]) -> Array:
-    return _attend_fwd(static, q, k, v, masks)[0]
-
-
-def _attend_fwd(static, q, k, v, masks):
-    forward = functools.partial(_forward_group, static)
-    out, lse = _over_groups(static.tiles.group, forward, (q, k, v), masks)
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
-    return out, (q, k, v, masks, out, lse)
-
-
-def _attend_bwd(static, saved, d_out):
-    q, k, v, masks, out, lse = saved
-    delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)  # [G, Nq]
-    backward = functools.partial(_backward_group, static)
-    dq, dk, dv = _over_groups(static.tiles.group, backward, (q, k, v, d_out, lse, delta), masks)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
-
-
-_attend.defvjp(_attend_fwd, _attend_bwd)
+    for name in ("key_mask", "q_segments", "k_segments"):
+        if getattr(view, name) is not None:
+            masks[name] = jnp.repeat(getattr(view, name), h, axis=0)  # [B * H, N]
+    if view.mask is not None:
+        full = view.mask.shape[:2] != (1, 1)
+        dense = jnp.broadcast_to(view.mask, (b, h, n_q, n_k)) if full else view.mask
+        masks["mask"] = _merge(dense)  # [B * H | 1, Nq, Nk]
+    return masks
 
 
 def _over_groups(group: int, body, operands: tuple[Array, ...], masks: dict[str, Array]):
@@ -127,18 +146,18 @@ def _over_groups(group: int, body, operands: tuple[Array, ...], masks: dict[str,
     return jax.tree.map(lambda x: x.reshape(pairs, *x.shape[2:]), out)
 
 
-def _forward_group(static: _Static, operands, masks) -> tuple[Array, Array]:
+def _forward_group(work: _Work, operands, masks) -> tuple[Array, Array]:
     """One group: `[G, Nq, D], [G, Nk, D] x 2 -> out [G, Nq, D], lse [G, Nq]` (float32)."""
     q, k, v = operands
-    tiles = static.tiles
-    keys = _blocks((k * static.scale).swapaxes(1, 2), tiles.block_k, axis=2)  # [nk, G, D, bk]
+    tiles = work.tiles
+    keys = _blocks((k * work.view.scale).swapaxes(1, 2), tiles.block_k, axis=2)  # [nk, G, D, bk]
     values = _blocks(v, tiles.block_k, axis=1)  # [nk, G, bk, D]
 
     def key_block(carry, xs):
         acc, m, l, i, q_block = carry
         j, key, value = xs
         s = _dot(q_block, key)
-        seen = _seen(static, masks, i, j)
+        seen = _seen(work, masks, i, j)
         s = s if seen is None else jnp.where(seen, s, NEG)
         m_new = jnp.maximum(m, jnp.max(s, axis=-1, keepdims=True))
         p = jnp.exp(s - m_new)
@@ -157,14 +176,14 @@ def _forward_group(static: _Static, operands, masks) -> tuple[Array, Array]:
 
     queries = _blocks(q, tiles.block_q, axis=1)
     _, (out, lse) = _scan(query_block, None, (jnp.arange(len(queries)), queries))
-    return _unblock(out, static.n_q), _unblock(lse, static.n_q)
+    return _unblock(out, work.n_q), _unblock(lse, work.n_q)
 
 
-def _backward_group(static: _Static, operands, masks) -> tuple[Array, Array, Array]:
+def _backward_group(work: _Work, operands, masks) -> tuple[Array, Array, Array]:
     """One group's gradients; operands `(q, k, v, d_out [G, Nq, D], lse, delta [G, Nq])`."""
     q, k, v, d_out, lse, delta = operands
-    tiles, dtype = static.tiles, q.dtype
-    k = k * static.scale
+    tiles, dtype = work.tiles, q.dtype
+    k = k * work.view.scale
     keys, values = _blocks(k, tiles.block_k, axis=1), _blocks(v, tiles.block_k, axis=1)  # [nk, G, bk, D]
     keys_t, values_t = keys.swapaxes(2, 3), values.swapaxes(2, 3)
 
@@ -172,7 +191,7 @@ def _backward_group(static: _Static, operands, masks) -> tuple[Array, Array, Arr
         dq, (i, q_block, d_block, lse_block, delta_block) = carry
         j, key, key_t, value_t = xs
         p = jnp.exp(_dot(q_block, key_t) - lse_block[..., None])
-        seen = _seen(static, masks, i, j)
+        seen = _seen(work, masks, i, j)
         p = p if seen is None else jnp.where(seen, p, 0.0)
         ds = (p * (_dot(d_block, value_t) - delta_block[..., None])).astype(dtype)
         dk_t = _dot(q_block.swapaxes(1, 2), ds)  # [G, D, bk]
@@ -187,28 +206,31 @@ def _backward_group(static: _Static, operands, masks) -> tuple[Array, Array, Arr
     rows = tuple(_blocks(x, tiles.block_q, axis=1) for x in (q, d_out, lse, delta))
     zeros = jnp.zeros(keys_t.shape, jnp.float32)
     (dk_t, dv_t), dq = _scan(query_block, (zeros, zeros), (jnp.arange(len(rows[0])), *rows))
-    dk, dv = (_unblock(x.swapaxes(2, 3), static.n_k) for x in (dk_t, dv_t))
-    return _unblock(dq, static.n_q), dk * static.scale, dv
+    dk, dv = (_unblock(x.swapaxes(2, 3), work.n_k) for x in (dk_t, dv_t))
+    return _unblock(dq, work.n_q), dk * work.view.scale, dv
 
 
-def _seen(static: _Static, masks: dict[str, Array], i: Array, j: Array) -> Array | None:
+def _seen(work: _Work, masks: dict[str, Array], i: Array, j: Array) -> Array | None:
     """What query block `i` sees of key block `j`: broadcastable to `[G, bq, bk]`, or None for everything."""
-    bq, bk = static.tiles.block_q, static.tiles.block_k
+    bq, bk = work.tiles.block_q, work.tiles.block_k
     parts = []
     k_index = j * bk + jnp.arange(bk)
-    if static.n_k % bk:
-        parts.append((k_index < static.n_k)[None, None])
-    if static.positions.positional:
-        parts.append(static.positions.visible(i * bq + jnp.arange(bq), k_index)[None])
-    if "key" in masks:
-        parts.append(_slice(masks["key"], {1: (j, bk)})[:, None])
-    if "dense" in masks:
-        parts.append(_slice(masks["dense"], {1: (i, bq), 2: (j, bk)}))
+    if work.n_k % bk:
+        parts.append((k_index < work.n_k)[None, None])
+    if work.view.positional:
+        parts.append(work.view.visible(i * bq + jnp.arange(bq), k_index)[None])
+    if "key_mask" in masks:
+        parts.append(_slice(masks["key_mask"], {1: (j, bk)})[:, None])
+    if "q_segments" in masks:
+        rows, columns = _slice(masks["q_segments"], {1: (i, bq)}), _slice(masks["k_segments"], {1: (j, bk)})
+        parts.append(rows[:, :, None] == columns[:, None, :])
+    if "mask" in masks:
+        parts.append(_slice(masks["mask"], {1: (i, bq), 2: (j, bk)}))
     return functools.reduce(jnp.logical_and, parts) if parts else None
 
 
 def _slice(mask: Array, where: dict[int, tuple[Array, int]]) -> Array:
-    """Cuts blocks out of a mask whose length need not divide into them (padding is False)."""
+    """Cuts blocks out of a mask whose length need not divide into them (padding is False or 0)."""
     for axis, (index, size) in where.items():
         short = -mask.shape[axis] % size
         if short:

@@ -3,22 +3,55 @@
 O = softmax(scale Q K^T) V,    memory O(Nq Nk)
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from vdm_jax.attention.policy import Policy
+from vdm_jax.attention.kernel import NEG, View
 
 Array = jax.Array
-NEG = -1e30  # finite, so that a row which sees nothing gives zeros and not NaN
 
 
-def reference(q: Array, k: Array, v: Array, policy: Policy, scale: float) -> Array:
-    """`q: [B, H, Nq, D]`, `k, v: [B, H, Nk, D]` -> `[B, H, Nq, D]` in the dtype of `q`."""
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
-    seen = policy.dense(q.shape[2], k.shape[2])
-    if seen is None:
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The formula as it stands, for any policy and any dtype; JAX finds its derivative."""
+
+    name = "reference"
+    differentiable = True
+    streams = True
+
+    def refuses(self, policy, q_shape, k_shape, dtype, platform) -> str | None:
+        """Nothing."""
+        return None
+
+    def forward(self, q: Array, k: Array, v: Array, view: View) -> tuple[Array, Array]:
+        """See `Kernel`."""
+        scores, seen = _scores(q, k, view)
         weights = jax.nn.softmax(scores, axis=-1)
-    else:
-        weights = jax.nn.softmax(jnp.where(seen, scores, NEG), axis=-1)
-        weights = jnp.where(seen.any(-1, keepdims=True), weights, 0.0)
-    return jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), v)
+        lse = jax.nn.logsumexp(scores, axis=-1)
+        if seen is not None:
+            some = seen.any(-1, keepdims=True)
+            weights = jnp.where(some, weights, 0.0)
+            lse = jnp.where(some[..., 0], lse, NEG)
+        return _dot("bhqk,bhkd->bhqd", weights.astype(v.dtype), v).astype(q.dtype), lse
+
+    def backward(self, q, k, v, lse, delta, d_out, view):
+        """See `Kernel`."""
+        scores, seen = _scores(q, k, view)
+        p = jnp.exp(scores - lse[..., None])
+        p = p if seen is None else jnp.where(seen, p, 0.0)
+        ds = p * (_dot("bhqd,bhkd->bhqk", d_out, v) - delta[..., None]) * view.scale
+        p, ds = p.astype(v.dtype), ds.astype(q.dtype)
+        return _dot("bhqk,bhkd->bhqd", ds, k), _dot("bhqk,bhqd->bhkd", ds, q), _dot("bhqk,bhqd->bhkd", p, d_out)
+
+
+def _scores(q: Array, k: Array, view: View) -> tuple[Array, Array | None]:
+    """Scores `[B, H, Nq, Nk]` float32, NEG where nothing may be seen, and the mask (None: everything is)."""
+    scores = _dot("bhqd,bhkd->bhqk", q, k) * view.scale
+    seen = view.dense(q.shape[2], k.shape[2])
+    return (scores, None) if seen is None else (jnp.where(seen, scores, NEG), seen)
+
+
+def _dot(spec: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)

@@ -20,9 +20,16 @@ def axis_size(axis: str) -> int:
 
 
 def partitioned() -> bool:
-    """True if the current mesh has more than one device."""
+    """True if the compiler may cut arrays over the current mesh: some axis has several devices and is not manual."""
     mesh = current_mesh()
-    return mesh is not None and mesh.size > 1
+    return mesh is not None and any(mesh.shape[axis] > 1 for axis in (*mesh.auto_axes, *mesh.explicit_axes))
+
+
+def target_device_kind() -> str:
+    """What JAX calls the devices of the current mesh (`TPU v5`, `NVIDIA H200`), or else the default ones."""
+    mesh = current_mesh()
+    device = None if mesh is None else getattr(mesh, "abstract_device", None)
+    return (device and device.device_kind) or jax.devices()[0].device_kind
 
 
 def target_platform() -> str:
