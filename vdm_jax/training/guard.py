@@ -75,8 +75,8 @@ def count(config: GuardConfig, state: GuardState, accepted: Array, grad_norm: Ar
 
 
 def keep_if(accepted: Array, new: Any, old: Any) -> Any:
-    """`new` where accepted, else the bits of `old`."""
-    return jax.tree.map(lambda n, o: jnp.where(accepted, n, o), new, old)
+    """`new` in the dtypes of `old` where accepted, else the bits of `old`."""
+    return jax.tree.map(lambda n, o: jnp.where(accepted, n.astype(o.dtype), o), new, old)
 
 
 def check_skips(config: GuardConfig, step: int, metrics: Mapping[str, Any]) -> None:
