@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from vdm_jax.errors import RunError
-from vdm_jax.models.text import TextConfig, TextEncoder, Tokenizer
+from vdm_jax.models.text import TextConfig, TextEncoder
+from vdm_jax.models.tokenizer import Tokenizer
 
 WORDS = [f"a {c} {s} moves {d}" for c in ("red", "blue") for s in ("square", "ring") for d in ("left", "up", "down")]
 CONFIG = TextConfig(vocab_size=300, length=10, dim=8, depth=2, heads=2)

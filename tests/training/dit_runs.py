@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from vdm_jax.models.text import TextConfig, Tokenizer
+from vdm_jax.models.text import TextConfig
+from vdm_jax.models.tokenizer import Tokenizer
 from vdm_jax.sharding import place_batch
 from vdm_jax.training.run import Run, assemble
 from vdm_jax.training.run_config import run_config_from

@@ -12,7 +12,7 @@ from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_gif, write_mp4
-from vdm_jax.models.text import Tokenizer
+from vdm_jax.models.tokenizer import Tokenizer
 from vdm_jax.sampling import SampleConfig
 from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.run import Run, assemble

@@ -21,7 +21,7 @@ from vdm_jax.cli.config_file import load_config
 from vdm_jax.config import build
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_mp4
-from vdm_jax.models.text import Tokenizer
+from vdm_jax.models.tokenizer import Tokenizer
 from vdm_jax.training.callbacks import Callback, Evaluate, EveryN, SampleVideos
 from vdm_jax.training.loop import Outcome
 from vdm_jax.training.run import Run, assemble, evaluator, train_run

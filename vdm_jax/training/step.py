@@ -16,12 +16,11 @@ j, j + A, j + 2A ... because those are already on the right devices; contiguous 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from clu.metrics import Average
 
 from vdm_jax.objectives import Drawn
 from vdm_jax.sharding import activation_sharding, batch_sharding, check_batch, replicated
@@ -32,8 +31,11 @@ from vdm_jax.training.precision import check_precision, compute_copy
 from vdm_jax.training.recipe import Update
 from vdm_jax.training.state import Params, StatePlan, TrainState, overlay, stream, subset
 
+if TYPE_CHECKING:
+    from clu.metrics import Average
+
 Batch = Mapping[str, Any]
-Metrics = dict[str, jax.Array | Average]
+Metrics = dict[str, "jax.Array | Average"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,8 @@ def _run_if_due(plan, config, update: Update, state: TrainState, batch, key) -> 
 
     if update.every == 1:
         return run(state)
+
+    from clu.metrics import Average  # only here: a plain step runs where clu is not installed
 
     def counted(state: TrainState) -> tuple[TrainState, Metrics]:
         state, measured = run(state)
