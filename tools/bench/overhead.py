@@ -61,7 +61,7 @@ def empty_step(run: Run) -> TrainStep:
     """A `TrainStep` that is called like the real one and computes nothing."""
     plan, real = run.plan, make_train_step(run.plan, run.step_config(), run.config.seed)
     batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in batch_shapes(run).items()}
-    metrics = jax.eval_shape(real.compiled, plan.abstract, batch, real.seed)[1]
+    metrics = jax.eval_shape(real.compiled, plan.abstract, batch, real.placed_seed)[1]
 
     def program(state, batch, seed):
         state = jax.lax.optimization_barrier(state)  # else jax hands the arrays through without running anything
@@ -69,7 +69,7 @@ def empty_step(run: Run) -> TrainStep:
         return dataclasses.replace(state, step=state.step + 1), zeros
 
     out = (plan.shardings, replicated(plan.mesh))
-    return TrainStep(jax.jit(program, donate_argnums=0, out_shardings=out), real.seed)
+    return TrainStep(jax.jit(program, donate_argnums=0, out_shardings=out), real.seed, real.mesh)
 
 
 def time_calls(run: Run, repeats: int) -> tuple[list[float], list[float]]:

@@ -1,6 +1,6 @@
 """Where arrays live: mesh axes, logical-axis rules, multi-process start-up and batch placement."""
 
-from vdm_jax.sharding.mesh import AXES, MeshConfig, batch_shards, check_batch, check_heads, make_mesh
+from vdm_jax.sharding.mesh import AXES, MeshConfig, batch_shards, check_batch, check_heads, make_mesh, slice_count
 from vdm_jax.sharding.multihost import batch_sharding, place_batch, replicated, start
 from vdm_jax.sharding.rules import (
     LogicalRules,
@@ -26,6 +26,7 @@ __all__ = [
     "param_shardings",
     "place_batch",
     "replicated",
+    "slice_count",
     "start",
     "undivided",
 ]

@@ -7,9 +7,10 @@
 | `context` | tokens of one clip (time, space); parameters too   | exchange inside attention             |
 | `tensor`  | heads and MLP width inside one layer               | all-reduce per layer                  |
 
-The axes are listed from the slowest wires to the fastest: `jax.make_mesh` puts neighbouring devices next to each
-other on the last axis, where the traffic is.  All axes are Auto (the compiler chooses layouts, model code only
-hints), said explicitly because `jax.make_mesh` defaults to Explicit since jax 0.10.
+The axes are listed from the slowest wires to the fastest: neighbouring devices of the torus or the node come next to
+each other on the last axis, where the traffic is, and the slices of a multi-slice TPU, which only the data-centre
+network joins, are the outermost parts of `data`.  All axes are Auto (the compiler chooses layouts, model code only
+hints).
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -61,11 +64,34 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Builds the mesh over `devices` (all of them, over all processes, unless told).
 
     Raises:
-      ValueError: the axis sizes do not multiply to the device count.
+      ValueError: the axis sizes do not multiply to the device count, or `data` to the number of slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = config.sizes(len(devices))
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arrange(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def slice_count(devices: Sequence[jax.Device]) -> int:
+    """TPU slices that the devices belong to; 1 for any other platform, where `jax` numbers nodes, not networks."""
+    return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}) or 1
+
+
+def _arrange(sizes: dict[str, int], devices: list[jax.Device]) -> np.ndarray:
+    """The devices as an array of the axes' sizes; axes may share a dim of the torus (16 x 4 on 4 x 4 x 4)."""
+    slices = slice_count(devices)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    if sizes["data"] % slices:
+        near = max(slices, round(sizes["data"] / slices) * slices)
+        raise ValueError(
+            f"data: {sizes['data']} does not divide into the {slices} slices, which only data parallelism may cross;"
+            f" the nearest that does is {near}"
+        )
+    inside = sizes | {"data": sizes["data"] // slices}
+    across = dict.fromkeys(sizes, 1) | {"data": slices}
+    return mesh_utils.create_hybrid_device_mesh(
+        tuple(inside.values()), tuple(across.values()), devices, allow_split_physical_axes=True
+    )
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from vdm_jax.config import flatten
 from vdm_jax.diffusion.configuration import process_to_dict
@@ -77,6 +77,7 @@ def assemble(
     vocab_size: int = 0,
     null: Mapping[str, np.ndarray] | None = None,
     devices: Sequence[jax.Device] | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
 ) -> Run:
     """Lays out a run; no array is made.
 
@@ -85,11 +86,12 @@ def assemble(
       vocab_size: of the tokenizer; 0 without text.
       null: `tokenizer.encode([""])`; None without text.
       devices: to train on; default all.
+      mesh: instead of the one that `config.mesh` makes of them; of a machine that need not be there.
 
     Raises:
       ValueError: the mesh does not fit the devices, the batch or the heads.
     """
-    mesh = make_mesh(config.mesh, devices)
+    mesh = make_mesh(config.mesh, devices) if mesh is None else mesh
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     check_heads(mesh, config.networks.model.heads)
     empty = {} if null is None else {"null_ids": _plain(null["text_ids"]), "null_mask": _plain(null["text_mask"])}

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from vdm_jax.errors import did_you_mean
 from vdm_jax.sharding import LogicalRules, activation_sharding, logical_axes, param_shardings, replicated, undivided
@@ -160,12 +160,23 @@ def plan_state(
         abstract=None, undivided=undivided(networks.abstract, networks.axes, mesh, rules), make=make_networks,
     )  # fmt: skip
     shapes = jax.eval_shape(functools.partial(_state_around, plan), networks.abstract)
-    placed = jax.tree.map(
+    return dataclasses.replace(plan, abstract=_placed(plan, shapes))
+
+
+def on_mesh(plan: StatePlan, mesh: Mesh | AbstractMesh) -> StatePlan:
+    """The same state laid out on another mesh."""
+    lost = undivided(plan.networks.abstract, plan.networks.axes, mesh, plan.rules)
+    moved = dataclasses.replace(plan, mesh=mesh, undivided=lost)
+    return dataclasses.replace(moved, abstract=_placed(moved, plan.abstract))
+
+
+def _placed(plan: StatePlan, shapes: TrainState) -> TrainState:
+    """The shapes of a state with the shardings of the plan's mesh."""
+    return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         _state_shardings(plan, shapes),
     )
-    return dataclasses.replace(plan, abstract=placed)
 
 
 def define(make_networks: MakeNetworks) -> NetworkDefinitions:

@@ -15,11 +15,13 @@ j, j + A, j + 2A ... because those are already on the right devices; contiguous 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vdm_jax.objectives import Drawn
@@ -33,6 +35,7 @@ from vdm_jax.training.state import Params, StatePlan, TrainState, overlay, strea
 
 if TYPE_CHECKING:
     from clu.metrics import Average
+from jax.sharding import Mesh
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, "jax.Array | Average"]
@@ -67,14 +70,25 @@ class TrainStep:
     """
 
     compiled: Any
-    seed: jax.Array
+    seed: int
+    mesh: Mesh
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return self.compiled(state, batch, self.seed)
+        return self.compiled(state, batch, self.placed_seed)
+
+    @functools.cached_property
+    def placed_seed(self) -> jax.Array:
+        """The seed on the mesh: uint32, placed by the first call, for the machine of a program may be absent."""
+        return jax.device_put(np.uint32(self.seed), replicated(self.mesh))
+
+    def trace(self, state: TrainState, batch: Batch) -> jax.stages.Traced:
+        """The program for (abstract) arguments, to look at, lower or compile; its machine need not be there."""
+        seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(self.mesh))
+        return self.compiled.trace(state, batch, seed)
 
     def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
-        """The program for (abstract) arguments, to compile without running."""
-        return self.compiled.lower(state, batch, self.seed)
+        """The same lowered, to compile without running."""
+        return self.trace(state, batch).lower()
 
 
 def make_train_step(plan: StatePlan, config: StepConfig, seed: int) -> TrainStep:
@@ -99,7 +113,7 @@ def make_train_step(plan: StatePlan, config: StepConfig, seed: int) -> TrainStep
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(plan.shardings, replicated(plan.mesh)))
-    return TrainStep(compiled, jax.device_put(jnp.uint32(seed), replicated(plan.mesh)))
+    return TrainStep(compiled, seed, plan.mesh)
 
 
 def _run_if_due(plan, config, update: Update, state: TrainState, batch, key) -> tuple[TrainState, Metrics]:

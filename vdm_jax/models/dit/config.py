@@ -133,22 +133,33 @@ class DiTConfig:
     def forward_flops(self, frames: int, height: int, width: int, text_length: int = 0) -> float:
         """Multiply-adds times two of one clip's forward pass: matrix products and attention, nothing else.
 
-        Per unit: QKV and output projections 8 D^2 a token, MLP 4 D M (6 D M for swiglu), self-attention 4 N D for
-        N visible tokens, cross-attention 4 D^2 a token, 4 D^2 a text token, 4 L D a token.  A training step
-        without recomputation is three forwards.
+        For N tokens in T frames, width D, MLP width M and L text tokens of width E:
+
+            a unit         QKV and output 8 N D^2, MLP 4 N D M (6 N D M for swiglu), the cross-attention's projections
+                           4 (N + L) D^2; twice the first two for the factorised form; `attention_flops`
+            adaLN          12 T D^2 (for each block, if each has its own)
+            the ends       2 N D (patch in + patch out), 2 L E D, 4 T D^2, 2 (256 D + D^2) for each embedded number
+
+        A training step without recomputation is three forwards.
         """
         t, h, w = self.token_grid(frames, height, width)
-        tokens, space, d = t * h * w, h * w, self.dim
-        mlp = (6 if self.mlp == "swiglu" else 4) * d * self.hidden
-        block = tokens * (8 * d * d + mlp)
-        cross = tokens * 4 * d * d + text_length * 4 * d * d + 4 * tokens * text_length * d if self.text_dim else 0
+        tokens, d = t * h * w, self.dim
+        blocks = 1 if self.attention == "full" else 2  # of a unit
+        unit = blocks * tokens * (8 * d * d + (6 if self.mlp == "swiglu" else 4) * d * self.hidden)
+        unit += 4 * (tokens + text_length) * d * d if self.text_dim else 0
+        modulation = 12 * t * d * d * (self.depth * blocks if self.adaln == "per_block" else 1)
+        ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels) + 4 * t * d * d
+        ends += 2 * text_length * self.text_dim * d + (2 * d * d if self.pooled_text else 0)
+        ends += 2 * (frames + len(self.scalars)) * (256 * d + d * d)
+        attention = self.attention_flops(frames, height, width, text_length)
+        return self.depth * unit + modulation + ends + attention
+
+    def attention_flops(self, frames: int, height: int, width: int, text_length: int = 0) -> float:
+        """The part of `forward_flops` that is scores and values: 4 D for each pair of a query and a key it sees."""
+        t, h, w = self.token_grid(frames, height, width)
+        tokens, space = t * h * w, h * w
         if self.attention == "full":
             seen = tokens * (t + 1) / (2 * t) if self.causal else tokens
-            unit = block + 4 * tokens * seen * d + cross
         else:
             seen = space + ((t + 1) / 2 if self.causal else t)
-            unit = 2 * block + 4 * tokens * seen * d + cross
-        modulation = t * 12 * d * d
-        ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels)
-        blocks = self.depth * (1 if self.attention == "full" else 2)
-        return self.depth * unit + ends + modulation * (blocks if self.adaln == "per_block" else 1)
+        return self.depth * 4.0 * tokens * (seen + (text_length if self.text_dim else 0)) * self.dim
