@@ -25,7 +25,9 @@ def check_kernel(kernel: str) -> None:
         raise ValueError(f"kernel: {did_you_mean(kernel, ['auto', *KERNELS])}")
 
 
-def choose_kernel(policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platform: str) -> tuple[str, str]:
+def choose_kernel(
+    policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platform: str, moving: bool = False
+) -> tuple[str, str]:
     """What `auto` means.
 
     Args:
@@ -33,6 +35,7 @@ def choose_kernel(policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platfor
       q_shape, k_shape: `[B, H, N, D]` of the operands on one device.
       dtype: of the operands.
       platform: `cpu`, `gpu` or `tpu`.
+      moving: whether the operands are a tile whose place among the positions of the policy is found at run time.
 
     Returns:
       The name of a kernel, and one line of why.
@@ -40,7 +43,7 @@ def choose_kernel(policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platfor
     if platform not in FUSED:
         return "chunked", "on a CPU the blockwise backward pass is the fastest"
     name, (b, h, n_q, d), n_k = FUSED[platform], q_shape, k_shape[2]
-    why = KERNELS[name].refuses(policy, q_shape, k_shape, dtype, platform)
+    why = _refuses(KERNELS[name], policy, q_shape, k_shape, dtype, platform, moving)
     if why is None and name == "splash" and min(n_q, n_k) < SMALLEST:
         why = f"works in tiles of 128, and {n_q} x {n_k} scores fill little of one"
     if why is None:
@@ -50,16 +53,24 @@ def choose_kernel(policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platfor
     return "chunked", f"{name!r} {why}, and {b * h} x {n_q} x {n_k} scores would fill the memory"
 
 
-def kernel_for(name: str, policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platform: str) -> Kernel:
-    """The kernel of a name (or of `auto`) for operands of these `[B, H, N, D]` shapes on one device.
+def kernel_for(
+    name: str, policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platform: str, moving: bool = False
+) -> Kernel:
+    """The kernel of a name (or of `auto`); arguments as in `choose_kernel`.
 
     Raises:
       ValueError: no such kernel, or it cannot honour the policy, the shapes, the dtype or the platform.
     """
     check_kernel(name)
-    auto, _ = choose_kernel(policy, q_shape, k_shape, dtype, platform)
+    auto, _ = choose_kernel(policy, q_shape, k_shape, dtype, platform, moving)
     kernel = KERNELS[auto if name == "auto" else name]
-    why = kernel.refuses(policy, q_shape, k_shape, dtype, platform)
+    why = _refuses(kernel, policy, q_shape, k_shape, dtype, platform, moving)
     if why is not None:
         raise ValueError(f"kernel: {name!r} {why}; {auto!r} can")
     return kernel
+
+
+def _refuses(kernel: Kernel, policy: Policy, q_shape, k_shape, dtype, platform: str, moving: bool) -> str | None:
+    if moving and not kernel.anywhere:
+        return "counts positions from its first query and key, and a ring needs them counted from elsewhere"
+    return kernel.refuses(policy, q_shape, k_shape, dtype, platform)

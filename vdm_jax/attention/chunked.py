@@ -54,7 +54,7 @@ class Chunked:
 
     name = "chunked"
     differentiable = False
-    streams = True
+    anywhere = True
 
     def refuses(self, policy, q_shape, k_shape, dtype, platform) -> str | None:
         """Nothing."""

@@ -29,7 +29,7 @@ class CuDNN:
 
     name = "cudnn"
     differentiable = False
-    streams = True
+    anywhere = False
 
     def refuses(self, policy, q_shape, k_shape, dtype, platform) -> str | None:
         """Everything but NVIDIA GPUs, 16-bit floats, heads up to 256, and the policies above."""

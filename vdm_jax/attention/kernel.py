@@ -8,7 +8,7 @@ output it gives the log of the softmax denominator, and its backward pass is tol
 
 Tiles of one row of the matrix therefore add up with weights `e^(lse_tile - lse)`, and a tile's gradients are right
 under the `lse` and `delta` of the whole row.  So a partition that streams keys past queries (arXiv 2310.01889)
-works with every kernel that says `streams`.
+works with every kernel.
 """
 
 import dataclasses
@@ -98,12 +98,12 @@ class Kernel(Protocol):
       name: as in a config.
       differentiable: JAX may differentiate `forward` itself where it is called on the whole matrix; otherwise
         `local.attend` gives it a derivative made of `backward`.
-      streams: `forward` gives lse and `backward` takes one that is not its own.
+      anywhere: positions may be counted from anywhere: `q_start` and `k_start` may differ and be traced.
     """
 
     name: str
     differentiable: bool
-    streams: bool
+    anywhere: bool
 
     def refuses(self, policy: Policy, q_shape: tuple, k_shape: tuple, dtype, platform: str) -> str | None:
         """One line of why this kernel cannot honour a request (`[B, H, N, D]` shapes), or None."""

@@ -19,7 +19,7 @@ class Reference:
 
     name = "reference"
     differentiable = True
-    streams = True
+    anywhere = True
 
     def refuses(self, policy, q_shape, k_shape, dtype, platform) -> str | None:
         """Nothing."""

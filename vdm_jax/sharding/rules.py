@@ -53,6 +53,7 @@ ACTIVATION_AXES: Table = {
     "width": ("context",),
     "text": (),
     "heads": ("tensor",),
+    "all_heads": ("tensor", "context"),
     "head_dim": (),
     "mlp": ("tensor",),
     "embed": (),
@@ -96,11 +97,13 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     Raises:
       ValueError: a name the table lacks, or another number of names than dims.
     """
-    if not partitioned():
-        return x
+    return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, *names)) if partitioned() else x
+
+
+def activation_spec(shape: tuple[int, ...], *names: str | None) -> PartitionSpec:
+    """How the current mesh and rules cut an activation; arguments and errors as in `constrain`."""
     rules = _rules.get() or LogicalRules()
-    spec, _ = _partition(x.shape, names, rules.activations, current_mesh())
-    return jax.lax.with_sharding_constraint(x, spec)
+    return _partition(shape, names, rules.activations, current_mesh())[0]
 
 
 def logical_axes(state: nnx.State) -> dict[str, Any]:
