@@ -30,6 +30,7 @@ VERBS = {
     "worlds": "render a procedural world into a shard set",
     "train": "train a model, or go on with a run",
     "sample": "sample videos from a trained run",
+    "plan": "say whether a run fits on a machine, and what it will cost, before there is one",
     "inspect": "show what is in a shard set or a run",
 }
 COMPUTING = ("train", "sample")  # verbs that run a network
