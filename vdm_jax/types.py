@@ -1,4 +1,4 @@
-"""The vocabulary of the project: clips, times, conditions.
+"""The vocabulary of the project: clips, times, conditions, buckets.
 
 Shape legend, used in every file:
   B batch, T frames, H height, W width, C channels, N tokens, L text tokens, D width, K sampling steps
@@ -13,8 +13,14 @@ Time.  `t: [B, T]` float32 in the unit of the process (see `diffusion/`): 0 is c
 Known.  `known: [B, T]` or `[B, T, H, W, 1]`, True where the content is given.
 
 Condition.  A flat dict with the reserved keys of `CONDITION_KEYS`.
+
+Packing.  Several short clips may share one sequence, one after the other along T.  A packed batch holds
+  `segments: [B, T]` int32, the number 0 .. K - 1 of the clip that each frame belongs to, and what exists once per clip
+  (`index`, `fps`, `label`, `text_ids` ...) is `[B, K, ...]` instead of `[B, ...]`.  Nothing is seen across clips, and
+  each counts its own frames from 0.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +45,46 @@ CONDITION_KEYS: dict[str, str] = {
     "camera": "[B, T, 3, 4] world-to-camera; unconditional: identity",
     "tracks": "[B, T, P, 2] pixel positions of P points; unconditional: zeros",
     "audio": "[B, T, F] features of each frame's sound; unconditional: zeros",
+    "segments": "[B, T] int32, which of the clips that share the sequence a frame belongs to; has no unconditional",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """One shape of training batch; a run has a fixed list of them and compiles its step once for each.
+
+    Attributes:
+      frames, height, width: of a sequence, in pixels; one frame is an image.
+      batch: sequences of a global batch.
+      pack: frames of each of the clips that share a sequence, adding up to `frames`; empty is one clip a sequence.
+      weight: batches of this shape in each round of all buckets.
+      shards: shard set its clips come from; empty is that of the run.
+    """
+
+    frames: int
+    height: int
+    width: int
+    batch: int
+    pack: tuple[int, ...] = ()
+    weight: int = 1
+    shards: str = ""
+
+    def __post_init__(self):
+        for name in ("frames", "height", "width", "batch", "weight"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r} must be 1 or more")
+        if self.pack and (min(self.pack) < 1 or sum(self.pack) != self.frames):
+            raise ValueError(f"pack: {self.pack} must be frame counts that add up to frames={self.frames}")
+
+    @property
+    def clips(self) -> tuple[int, ...]:
+        """Frames of each clip of a sequence."""
+        return self.pack or (self.frames,)
+
+    @property
+    def name(self) -> str:
+        """`8x16x16 x 32`: frames x height x width x batch; `5+2+1x16x16 x 32` for packed clips."""
+        return f"{'+'.join(map(str, self.clips))}x{self.height}x{self.width} x {self.batch}"
 
 
 def as_time(t, batch: int, frames: int) -> Time:

@@ -1,36 +1,23 @@
-"""From picks (index, first frame, flip) to batches of pixels: what the read threads do.
+"""From picks (index, place, flip) to batches of pixels: what the read threads do.
 
 A set that fits in memory is decoded once and then gathered (`CachedClips`); the rest is decoded each time.  Pixels
 stay uint8 until they are on the device.
 
-Shape legend: B batch, T frames, H height, W width.
+Shape legend: B sequences, K clips of a sequence (1 unless packed), T frames, H height, W width.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.loading.order import Picks
+from data_pipelines.shards.manifest import ClipSpec
 from data_pipelines.shards.reader import ClipSource
+from vdm_jax.types import Bucket
 
 TokenizerFn = Callable[[list[str]], Mapping[str, np.ndarray]]
 Batch = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Picks:
-    """Which clips make a batch; each field is [B].
-
-    Attributes:
-      index: int64, position in the split.
-      start: int64, first frame.
-      flip: bool, mirror left and right.
-    """
-
-    index: np.ndarray
-    start: np.ndarray
-    flip: np.ndarray
 
 
 class CachedClips:
@@ -55,35 +42,53 @@ class CachedClips:
 
 
 class BatchAssembler:
-    """Turns picks into a batch: decodes, cuts, mirrors, stacks, tokenizes."""
+    """Turns picks into batches of one bucket: decodes, cuts, mirrors, shrinks, packs, stacks, tokenizes.
 
-    def __init__(self, clips: ClipSource | CachedClips, frames: int, tokenizer_fn: TokenizerFn | None):
+    Args:
+      clips: where they come from.
+      bucket: shape of a batch; the set must have it (`check_bucket`).
+      tokenizer_fn: captions -> arrays [N, ...] that take the place of the captions.
+    """
+
+    def __init__(self, clips: ClipSource | CachedClips, bucket: Bucket, tokenizer_fn: TokenizerFn | None):
         self._clips = clips
-        self._frames = frames
+        self._bucket = bucket
         self._tokenizer_fn = tokenizer_fn
 
     def __call__(self, picks: Picks) -> Batch:
-        """Builds a batch.
+        """Builds a batch, or one host's rows of it.
 
         Returns:
           {"video": uint8 [B, T, H, W, 3], "fps": float32 [B], "index": int64 [B], and "caption": object [B] of str,
-          or in its place what the tokenizer gives}.
+          or in its place what the tokenizer gives}.  Of packed clips also "segments": int32 [B, T], and all but the
+          video is [B, K, ...].
 
         Raises:
           RunError: as `ClipSource`.
-          ValueError: the tokenizer's arrays are not [B, ...].
+          ValueError: the tokenizer's arrays are not [B K, ...].
         """
-        clips = [self._clips[int(i)] for i in picks.index]
-        videos = [
-            clip["video"][start : start + self._frames, :, :: -1 if flip else 1]
-            for clip, start, flip in zip(clips, picks.start, picks.flip)
+        clips, lengths = [self._clips[int(i)] for i in picks.index], self._bucket.clips
+        cuts = [
+            self._cut(clip["video"], lengths[i % len(lengths)], picks.place[i], picks.flip[i])
+            for i, clip in enumerate(clips)
         ]
-        return {
-            "video": np.stack(videos),
+        batch = {
             "fps": np.array([clip["fps"] for clip in clips], np.float32),
             "index": np.array([clip["index"] for clip in clips], np.int64),
             **self._text([clip["caption"] for clip in clips]),
         }
+        if not self._bucket.pack:
+            return {"video": np.stack(cuts), **batch}
+        count = len(lengths)
+        video = np.stack([np.concatenate(cuts[i : i + count]) for i in range(0, len(cuts), count)])
+        segments = np.repeat(np.arange(count, dtype=np.int32), lengths)
+        packed = {key: value.reshape(len(video), count, *value.shape[1:]) for key, value in batch.items()}
+        return {"video": video, "segments": np.tile(segments, (len(video), 1)), **packed}
+
+    def _cut(self, video: np.ndarray, frames: int, place: float, flip: bool) -> np.ndarray:
+        start = int(place * (len(video) - frames + 1))
+        video = video[start : start + frames, :, :: -1 if flip else 1]
+        return shrink(video, video.shape[1] // self._bucket.height)
 
     def _text(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
         if self._tokenizer_fn is None:
@@ -93,3 +98,35 @@ class BatchAssembler:
             if value.shape[:1] != (len(captions),):
                 raise ValueError(f"tokenizer_fn: {key!r} has shape {list(value.shape)} for {len(captions)} captions")
         return text
+
+
+def shrink(video: np.ndarray, factor: int) -> np.ndarray:
+    """`uint8 [T, H, W, 3] -> [T, H / factor, W / factor, 3]`: means of `factor x factor` pixels, rounded."""
+    if factor == 1:
+        return video
+    t, h, w, c = video.shape
+    sums = video.reshape(t, h // factor, factor, w // factor, factor, c).sum((2, 4), dtype=np.uint32)
+    return ((sums + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+
+
+def check_bucket(bucket: Bucket, clip: ClipSpec, shards: str, field: str) -> None:
+    """Refuses a bucket that the clips of a set cannot fill.
+
+    Args:
+      bucket: the shape; its height and width are the stored ones, or both divided by the same whole number.
+      clip: what is stored.
+      shards: name of the set, for the message.
+      field: name of the bucket, for the message.
+
+    Raises:
+      ValueError: names the field, what is stored and what would do.
+    """
+    if max(bucket.clips) > clip.frames:
+        raise ValueError(f"{field}.frames: {max(bucket.clips)}, but the clips of {shards} have {clip.frames}")
+    for name in ("height", "width"):
+        size, stored = getattr(bucket, name), getattr(clip, name)
+        if stored % size or stored // size != clip.height // bucket.height:
+            halves = [k for k in (2, 4) if not (clip.height % k or clip.width % k)]
+            smaller = [f"{clip.height // k}x{clip.width // k}" for k in halves]
+            also = f" (or {', '.join(smaller)}, their means)" if smaller else ""
+            raise ValueError(f"{field}.{name}: {size}, but the clips of {shards} have {stored}{also}")

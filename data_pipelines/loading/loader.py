@@ -1,28 +1,32 @@
 """The training loader: a Grain MapDataset from end to end, one number of state.
 
-    0, 1, 2 ...  -- shuffle(seed + epoch) --  repeat  -- draw start and flip --  [host :: hosts]  -- batch --  decode
+    0, 1, 2 ...  -- shuffle(seed, epoch) --  repeat  -- draw place and flip --  rows of this host  -- batch --  decode
 
-Everything before the decoding is arithmetic on positions, so batch k is a function of (seed, k) alone: resuming is
-setting k, the global batch (the union over the hosts) is the same for any number of hosts, and each clip comes exactly
-once per epoch (a batch may straddle two epochs; none is dropped or padded).  Batches are decoded in a few read
-threads, with a few batches of read-ahead; Grain's defaults of 16 threads and 500 *batches* would fill the memory.
-There are no worker processes, hence none to outlive a killed trainer.
+Everything before the decoding is arithmetic on positions (`order.py`), so batch k is a function of (seed, k) alone:
+resuming is setting k, the global batch and the order in it are the same for any number of hosts, and each clip comes
+exactly once per epoch (a batch may straddle two epochs; none is dropped or padded).  With buckets each batch is of one
+of them, they take turns, and each goes through the clips in its own order.
+
+Batches are decoded in a few read threads, with a few batches of read-ahead; Grain's defaults of 16 threads and 500
+*batches* would fill the memory.  There are no worker processes, hence none to outlive a killed trainer.
 """
 
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from data_pipelines.loading.clips import Batch, BatchAssembler, CachedClips, Picks, TokenizerFn
+from data_pipelines.loading.clips import Batch, BatchAssembler, CachedClips, TokenizerFn, check_bucket
+from data_pipelines.loading.order import bucket_picks, in_turn
 from data_pipelines.shards.reader import POLICIES, ClipSource
 from vdm_jax.errors import RunError, did_you_mean
+from vdm_jax.types import Bucket
 
-ORDER_VERSION = 1  # raise it when the order of the clips changes: old states are then refused, not misread
+ORDER_VERSION = 2  # raise it when the order of the clips changes: old states are then refused, not misread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,8 @@ class DataConfig:
     Attributes:
       shards: directory of a shard set.
       frames: frames per clip, at most what is stored.
-      height, width: pixels; what is stored (curation resizes, loading does not).
+      height, width: pixels; what is stored, or both divided by the same whole number (means of the pixels).
+      buckets: all shapes of training batches, this one among them; empty is this one alone.
       shuffle: a new order each epoch; False reads in stored order.
       random_start: take the frames from a random place in the stored clip instead of its start.
       flip: mirror half of the clips; wrong for captions that say left or right, hence off.
@@ -47,6 +52,7 @@ class DataConfig:
     frames: int
     height: int
     width: int
+    buckets: tuple[Bucket, ...] = ()
     shuffle: bool = True
     random_start: bool = False
     flip: bool = False
@@ -63,6 +69,10 @@ class DataConfig:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not at least {least}")
         if self.on_damage not in POLICIES:
             raise ValueError(f"on_damage: {did_you_mean(self.on_damage, POLICIES)}")
+
+    def bucket(self, batch_size: int) -> Bucket:
+        """The shape of the run's own clips, `batch_size` of them."""
+        return Bucket(self.frames, self.height, self.width, batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +108,25 @@ class Loader:
     """An endless iterator of batches with exact resume; made by `make_loader`.
 
     Attributes:
-      records: clips in the split.
+      buckets: the shapes of its batches.
       wait_seconds: time spent in `next` so far; what the loader cost the caller.
     """
 
-    def __init__(self, dataset: grain.IterDataset, source: ClipSource, fingerprint: Mapping[str, Any], start: int):
-        self.records = len(source)
+    def __init__(
+        self,
+        batches: Sequence[grain.MapDataset],
+        order: grain.MapDataset,
+        options: grain.ReadOptions,
+        sources: Mapping[str, ClipSource],
+        fingerprint: Mapping[str, Any],
+        start: int,
+    ):
         self.wait_seconds = 0.0
-        self._source = source
+        self._batches = batches
+        self._sources = sources
         self._fingerprint = dict(fingerprint)
         self._next_index = start
-        self._iterator = iter(dataset)
+        self._iterator = iter(order.to_iter_dataset(options))
         if start:
             self._iterator.set_state({"next_index": start})
 
@@ -133,15 +151,14 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def damaged(self) -> dict[int, str]:
-        """Index -> what is wrong, for the damaged clips met so far."""
-        return dict(self._source.damaged)
+    def examples(self) -> list[Batch]:
+        """The first batch of each bucket, whatever comes next; the position stays as it is."""
+        return [batches[0] for batches in self._batches]
 
     @property
-    def epoch(self) -> float:
-        """How often the data has been gone through, a fraction."""
-        return self._next_index * self._fingerprint["batch_size"] / self.records
+    def damaged(self) -> dict[str, dict[int, str]]:
+        """Shard set -> index -> what is wrong, for the damaged clips met so far."""
+        return {shards: dict(source.damaged) for shards, source in self._sources.items() if source.damaged}
 
     def get_state(self) -> LoaderState:
         """The state after the last batch handed out, whatever has been read ahead."""
@@ -160,16 +177,16 @@ class Loader:
     def close(self) -> None:
         """Stops the read threads and closes the files."""
         self._iterator.close()
-        self._source.close()
+        for source in self._sources.values():
+            source.close()
 
 
 def make_loader(
     config: DataConfig,
     split: str,
-    batch_size: int,
+    buckets: Sequence[Bucket],
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Callable[[int], np.ndarray] = np.arange,
     tokenizer_fn: TokenizerFn | None = None,
     shuffle: bool | None = None,
     start: int | LoaderState = 0,
@@ -179,81 +196,60 @@ def make_loader(
     Args:
       config: section `data`.
       split: "train" or "val".
-      batch_size: clips in a *global* batch; each host gets its even share.
-      seed: of order, starts and flips.
-      process_index: this host.
-      process_count: number of hosts.
+      buckets: shapes of the *global* batches, which take turns.
+      seed: of order, turns, places and flips.
+      rows: size of a global batch -> positions in it that this host loads (`sharding.batch_rows`); all by default.
       tokenizer_fn: captions -> arrays [B, ...] that take the place of "caption" in the batch.
       shuffle: overrides `config.shuffle`.
       start: state, or number of the batch, to begin with.
 
     Raises:
-      ValueError: a size that the set does not have, a batch larger than the split or that does not divide among the
-        hosts, a state of other data.
+      ValueError: a size that a set does not have, a batch larger than the split, a state of other data.
       RunError: a shard is missing or damaged.
     """
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise ValueError(f"process_index: {process_index!r} is not within 0..{process_count - 1}")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"batch_size: {batch_size!r} does not divide evenly among {process_count} hosts")
-    source = ClipSource(config.shards, split, on_damage=config.on_damage, damage_budget=config.damage_budget)
-    _check_sizes(config, source, batch_size)
     shuffle = config.shuffle if shuffle is None else shuffle
-    fingerprint = _fingerprint(config, source, batch_size, seed, shuffle)
+    named = [(bucket.shards or config.shards, bucket) for bucket in buckets]
+    policy = {"on_damage": config.on_damage, "damage_budget": config.damage_budget}
+    sources = {shards: ClipSource(shards, split, **policy) for shards in dict.fromkeys(name for name, _ in named)}
+    for number, (shards, bucket) in enumerate(named):
+        _check(bucket, sources[shards], shards, f"data.buckets[{number}]" if config.buckets else "data")
+    fingerprint = _fingerprint(config, named, sources, split, seed, shuffle)
     if isinstance(start, LoaderState):
         _check_fingerprint(start.fingerprint, fingerprint)
         start = start.next_index
     if start < 0:
         raise ValueError(f"start: {start!r} is negative")
-    fits = len(source) * source.manifest.clip.pixel_bytes <= config.cache_megabytes << 20
-    assembler = BatchAssembler(CachedClips(source) if fits else source, config.frames, tokenizer_fn)
-    picks = _picks(config, source, seed, shuffle)[process_index::process_count]
-    dataset = picks.batch(batch_size // process_count, batch_fn=_stack).map(assembler)
+    size = sum(len(source) * source.manifest.clip.pixel_bytes for source in sources.values())
+    cached = size <= config.cache_megabytes << 20
+    clips = {shards: CachedClips(source) if cached else source for shards, source in sources.items()}
+    drawing = {"shuffle": shuffle, "random_start": config.random_start, "flip": config.flip}
+    batches = [
+        bucket_picks(bucket, number, len(sources[shards]), seed, rows(bucket.batch), **drawing).map(
+            BatchAssembler(clips[shards], bucket, tokenizer_fn)
+        )
+        for number, (shards, bucket) in enumerate(named)
+    ]
     options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.prefetch_batches)
-    return Loader(dataset.to_iter_dataset(options), source, fingerprint, start)
+    return Loader(batches, in_turn(buckets, batches, seed, shuffle), options, sources, fingerprint, start)
 
 
-def _picks(config: DataConfig, source: ClipSource, seed: int, shuffle: bool) -> grain.MapDataset:
-    """The endless global order: (index, start, flip) at every position."""
-    indices = grain.MapDataset.range(len(source)).seed(seed % 2**32)
-    if shuffle:
-        indices = indices.shuffle()
-    starts = source.manifest.clip.frames - config.frames + 1 if config.random_start else 1
-
-    def draw(index: int, rng: np.random.Generator) -> tuple[int, int, bool]:
-        return int(index), int(rng.integers(starts)), bool(config.flip and rng.integers(2))
-
-    if starts > 1 or config.flip:
-        return indices.repeat().random_map(draw)
-    return indices.repeat().map(lambda index: (int(index), 0, False))
+def _check(bucket: Bucket, source: ClipSource, shards: str, field: str) -> None:
+    check_bucket(bucket, source.manifest.clip, shards, field)
+    clips = bucket.batch * len(bucket.clips)
+    if clips > len(source):
+        name = "batch_size" if field == "data" else f"{field}.batch"
+        raise ValueError(f"{name}: {clips}, but split {source.split!r} has only {len(source)} clips")
 
 
-def _stack(picks: list[tuple[int, int, bool]]) -> Picks:
-    index, start, flip = zip(*picks)
-    return Picks(np.array(index, np.int64), np.array(start, np.int64), np.array(flip, bool))
-
-
-def _check_sizes(config: DataConfig, source: ClipSource, batch_size: int) -> None:
-    clip = source.manifest.clip
-    for name in ("height", "width"):
-        if getattr(config, name) != getattr(clip, name):
-            stored = getattr(clip, name)
-            raise ValueError(f"data.{name}: {getattr(config, name)}, but the clips of {config.shards} have {stored}")
-    if config.frames > clip.frames:
-        raise ValueError(f"data.frames: {config.frames}, but the clips of {config.shards} have {clip.frames}")
-    if batch_size > len(source):
-        raise ValueError(f"batch_size: {batch_size}, but split {source.split!r} has only {len(source)} clips")
-
-
-def _fingerprint(config: DataConfig, source: ClipSource, batch_size: int, seed: int, shuffle: bool) -> dict[str, Any]:
+def _fingerprint(config: DataConfig, named, sources, split: str, seed: int, shuffle: bool) -> dict[str, Any]:
     """All that decides what batch k is; not the number of hosts, and not where the files lie."""
     return {
-        "manifest": source.manifest.digest(),
-        "split": source.split,
+        "batches": [bucket.name for _, bucket in named],
+        "weights": [bucket.weight for _, bucket in named],
+        "manifests": [sources[shards].manifest.digest() for shards, _ in named],
+        "split": split,
         "seed": seed,
-        "batch_size": batch_size,
         "shuffle": shuffle,
-        "frames": config.frames,
         "random_start": config.random_start,
         "flip": config.flip,
         "order_version": ORDER_VERSION,

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from vdm_jax.config import to_dict
 from vdm_jax.diffusion import EDM, RectifiedFlow
 from vdm_jax.training.run_config import complete, run_config_from
+from vdm_jax.types import Bucket
 
 CONFIG = {
     "seed": 1,
@@ -128,3 +129,48 @@ def test_sections_that_agree_are_taken():
     assert run.networks.model.reads == {"tokens", "vector"}
     assert run.process == EDM()
     assert dataclasses.replace(run, seed=2).seed == 2
+
+
+OWN = {"frames": 8, "height": 16, "width": 24, "batch": 12}
+IMAGES = {"frames": 2, "height": 16, "width": 24, "batch": 48}
+
+
+def test_without_buckets_there_is_the_run_s_own_shape():
+    assert run_config_from(CONFIG).buckets == (Bucket(8, 16, 24, 12),)
+
+
+@pytest.mark.parametrize("form", [list, lambda b: json.loads(json.dumps(b))], ids=["list", "json"])
+def test_buckets_are_read(form):
+    packed = {**OWN, "pack": [4, 2, 2], "weight": 3, "shards": "elsewhere"}
+    run = run_config_from(changed(("data.buckets", form([OWN, IMAGES, packed]))))
+    assert run.buckets == (
+        Bucket(8, 16, 24, 12),
+        Bucket(2, 16, 24, 48),
+        Bucket(8, 16, 24, 12, (4, 2, 2), 3, "elsewhere"),
+    )
+    assert run.buckets[2].name == "4+2+2x16x24 x 12"
+
+
+@pytest.mark.parametrize(
+    ("bucket", "message"),
+    [
+        ({**OWN, "frames": 7}, r"config.data.buckets\[1\].frames: 7 is not divisible by the patch 2; the nearest"),
+        ({**OWN, "pack": (5, 3)}, r"config.data.buckets\[1\].frames: 5 is not divisible by the patch 2"),
+        ({**OWN, "batch": 13}, r"config.data.buckets\[1\].batch: 13 does not divide into train.accumulate=3 parts"),
+        (
+            {**IMAGES, "batch": 24},
+            r"config.data.buckets\[1\].batch: 2x16x24 x 24 is 576 tokens, 8x16x24 x 12 is 1152; "
+            r"an equal budget \(within 10%\) takes 48",
+        ),
+        ({**OWN, "bach": 3}, r"config.data.buckets\[1\].bach: unknown 'bach'; did you mean 'batch'"),
+        ({**OWN, "batch": 0}, r"config.data.buckets\[1\].batch: 0 must be 1 or more"),
+    ],
+)
+def test_a_bucket_that_does_not_fit_is_named(bucket, message):
+    with pytest.raises(ValueError, match=message):
+        run_config_from(changed(("data.buckets", [OWN, bucket])))
+
+
+def test_the_run_s_own_shape_must_be_among_the_buckets():
+    with pytest.raises(ValueError, match=r"config.data.buckets: none is 8x16x24 x 12, the run's own shape"):
+        run_config_from(changed(("data.buckets", [{**OWN, "batch": 24}, {**IMAGES, "batch": 96}])))

@@ -64,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and words[:1] and words[0] in COMPUTING:
         restart_with_huge_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # libraries that log C++ start-up notes to stderr
-    return guarded(lambda: dispatch(words))
+    status = guarded(lambda: dispatch(words))
+    roll_call = sys.modules.get("vdm_jax.sharding.roll_call")
+    if roll_call is not None:  # a run of several processes that failed in this one must not wait for the others
+        roll_call.depart(status)
+    return status
 
 
 def dispatch(words: list[str]) -> int:

@@ -8,12 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from vdm_jax import sharding
 from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_gif, write_mp4
 from vdm_jax.models.tokenizer import Tokenizer
 from vdm_jax.sampling import SampleConfig
+from vdm_jax.sharding import MeshConfig
 from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.run import Run, assemble
 from vdm_jax.training.run_config import run_config_from
@@ -23,6 +25,7 @@ EXAMPLE = """
 vdm sample runs/demo --prompt "a red square moves left quickly" --seed 3 --out x.mp4
 vdm sample runs/demo --prompts prompts.txt --out samples/
 vdm sample runs/footage --count 4 --out samples/
+vdm sample runs/demo --prompts prompts.txt --out samples/ --mesh data=2,context=4
 """
 WRITERS = {".mp4": write_mp4, ".gif": write_gif}
 
@@ -40,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", help="default as in the run's config")
     parser.add_argument("--step", type=int, help="which checkpoint; default the newest")
     parser.add_argument("--weights", help="params, or ema:0.999; default as in the run's config")
+    parser.add_argument(
+        "--mesh",
+        metavar="AXIS=N,...",
+        help="devices along data, fsdp, context, tensor; default one, of all processes data",
+    )
     parser.add_argument("--fps", type=float, default=8.0, help="of the files (%(default)s)")
 
 
@@ -50,10 +58,13 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args, conditional=bool(read_config(args.run).get("text")))
     wanted = [prompt for prompt in prompts for _ in range(args.count)]
     _check_out(args.out, len(wanted))
-    trained = open_run(args.run, args.step, args.weights, _choices(args))
-    clips = trained.sample(wanted, args.seed)
-    for path in _write(args.out, clips, wanted, args.fps):
-        print(path)
+    mesh = None if args.mesh is None else parse_mesh(args.mesh)
+    with sharding.joined():
+        trained = open_run(args.run, args.step, args.weights, _choices(args), mesh)
+        clips = trained.sample(wanted, args.seed)
+        if jax.process_index() == 0:
+            for path in _write(args.out, clips, wanted, args.fps):
+                print(path)
     return 0
 
 
@@ -84,29 +95,57 @@ class TrainedRun:
         return np.concatenate(clips)
 
 
-def open_run(path: Path, step: int | None = None, which: str | None = None, choices: dict | None = None) -> TrainedRun:
-    """Opens a run directory for sampling on one device.
+def open_run(
+    path: Path,
+    step: int | None = None,
+    which: str | None = None,
+    choices: dict | None = None,
+    mesh: MeshConfig | None = None,
+) -> TrainedRun:
+    """Opens a run directory for sampling.
 
     Args:
       path: the run.
       step: which checkpoint; None is the newest intact one.
       which: `params` or `ema:<decay>`; None is what the config samples with.
       choices: fields of `SampleConfig` to set otherwise.
+      mesh: of the sampler, whatever the run was trained on; None is one device, or of several processes all devices
+        along `data`.
 
     Raises:
-      ValueError, RunError: see `read_config` and `restore_weights`.
+      ValueError, RunError: see `read_config`, `assemble` and `restore_weights`.
     """
     config = run_config_from(read_config(path))
     sample = {**dataclasses.asdict(config.sample), **(choices or {})}
-    config = dataclasses.replace(config, sample=build(SampleConfig, sample, "sample"), mesh=type(config.mesh)(data=1))
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=config.train.accumulate))
+    alone = mesh is None and jax.process_count() == 1
+    config = dataclasses.replace(
+        config, sample=build(SampleConfig, sample, "sample"), mesh=mesh or MeshConfig(), buckets=()
+    )
     tokenizer = Tokenizer.load(path / "tokenizer.json") if config.networks.text else None
     null = tokenizer.encode([""]) if tokenizer else None
-    whole = assemble(config, tokenizer.vocab_size if tokenizer else 0, null, jax.devices()[:1])
+    whole = assemble(config, tokenizer.vocab_size if tokenizer else 0, null, jax.devices()[:1] if alone else None)
     average = config.sampled_weights
     which = which or (f"ema:{average}" if average else "params")
-    restored = restore_weights((path / "checkpoints").absolute(), which, step=step)
+    abstract = whole.plan.abstract.params
+    restored = restore_weights((path / "checkpoints").absolute(), which, step=step, abstract=abstract)
     return TrainedRun(whole, restored.state, tokenizer, restored.step)
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """`data=2,context=4` as a config.
+
+    Raises:
+      ValueError: no such axis, or no number.
+    """
+    sizes = {}
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in sharding.AXES:
+            raise ValueError(f"--mesh: {did_you_mean(axis, sharding.AXES)}")
+        if not size.lstrip("-").isdigit():
+            raise ValueError(f"--mesh: {part!r} is not an axis and its size, as in data=2,context=4")
+        sizes[axis] = int(size)
+    return MeshConfig(**{"data": 1, **sizes})
 
 
 def _choices(args: argparse.Namespace) -> dict:

@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from vdm_jax.media.video import write_mp4
 from vdm_jax.models.tokenizer import Tokenizer
 from vdm_jax.training.callbacks import Callback, Evaluate, EveryN, SampleVideos
 from vdm_jax.training.loop import Outcome
+from vdm_jax.training.programs import use_cache
 from vdm_jax.training.run import Run, assemble, evaluator, train_run
 from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import RunDirectory
 from vdm_jax.training.state import weights
+from vdm_jax.types import Bucket
 
 EXAMPLE = """
 vdm worlds sprites --out data/sprites
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     command = ["vdm", "train", "--config", args.config, *(f"--config.{k}={v}" for k, v in args.overrides)]
     again = shlex.join([*command, "--workdir", str(args.workdir)])
     outcome = train(config, args.workdir, how_to_go_on=f"start again: {again}")
-    if outcome.stopped_by is None:
+    if outcome.stopped_by is None and jax.process_index() == 0:
         print(f"trained to step {outcome.step}: {args.workdir}")
     return 0 if outcome.stopped_by is None else 130
 
@@ -71,20 +74,25 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     checked = run_config_from(config)
     data = build(DataConfig, config["data"], "config.data")
     load_manifest(data.shards)  # a missing or damaged set is found before devices are asked for
-    sharding.start()
-    probe = assemble(dataclasses.replace(checked, networks=_untied(checked)))  # mesh, batch and heads
+    with sharding.joined():
+        return _train(checked, data, config, workdir, how_to_go_on)
+
+
+def _train(checked: RunConfig, data: DataConfig, config: Mapping[str, Any], workdir: Path, how_to_go_on) -> Outcome:
+    use_cache(checked.compile)
+    mesh = assemble(dataclasses.replace(checked, networks=_untied(checked))).mesh  # mesh, batch and heads fit
     # What does not fit the data must not leave a workdir behind, so the loader is opened once before it is made.
-    _loader(checked, data, "train", None, checked.train.batch_size).close()
+    _loader(checked, data, "train", None, mesh, checked.buckets).close()
     with RunDirectory(workdir, config) as directory:
         for change in directory.changes:
-            print(f"config changed since the last start: {change}", file=sys.stderr)
+            _say(f"config changed since the last start: {change}")
         tokenizer = open_tokenizer(checked, directory, data)
-        training = _loader(checked, data, "train", tokenizer, checked.train.batch_size)
-        held_out = _held_out(checked, data, tokenizer, probe.mesh)
+        training = _loader(checked, data, "train", tokenizer, mesh, checked.buckets)
+        held_out = _held_out(checked, data, tokenizer, mesh)
         vocab = tokenizer.vocab_size if tokenizer else 0
-        whole = assemble(checked, vocab, tokenizer.encode([""]) if tokenizer else None, probe.mesh.devices.flatten())
+        whole = assemble(checked, vocab, tokenizer.encode([""]) if tokenizer else None)
         for line in whole.plan.undivided:
-            print(f"not divided by the mesh: {line}", file=sys.stderr)
+            _say(f"not divided by the mesh: {line}")
         prompts = _prompts(data) if tokenizer else None
         try:
             return train_run(
@@ -103,12 +111,10 @@ def open_tokenizer(config: RunConfig, directory: RunDirectory, data: DataConfig)
     if config.networks.text is None:
         return None
     path = directory.path / "tokenizer.json"
-    if path.exists():
-        return Tokenizer.load(path)
-    tokenizer = Tokenizer.train(captions(data.shards, "train"), config.networks.text)
-    if jax.process_index() == 0:
-        tokenizer.save(path)
-    return tokenizer
+    if jax.process_index() == 0 and not path.exists():
+        Tokenizer.train(captions(data.shards, "train"), config.networks.text).save(path)
+    sharding.wait_for_all("tokenizer")
+    return Tokenizer.load(path)
 
 
 def _untied(config: RunConfig):
@@ -118,18 +124,23 @@ def _untied(config: RunConfig):
 
 
 def _loader(
-    config: RunConfig, data: DataConfig, split: str, tokenizer: Tokenizer | None, batch_size: int, **options
+    config: RunConfig,
+    data: DataConfig,
+    split: str,
+    tokenizer: Tokenizer | None,
+    mesh: Mesh,
+    buckets: Sequence[Bucket],
+    **options,
 ) -> Loader:
-    return make_loader(
-        data,
-        split,
-        batch_size,
-        config.seed,
-        jax.process_index(),
-        jax.process_count(),
-        tokenizer_fn=tokenizer.encode if tokenizer else _no_text,
-        **options,
-    )
+    rows = functools.partial(sharding.batch_rows, mesh)
+    encode = tokenizer.encode if tokenizer else _no_text
+    return make_loader(data, split, buckets, config.seed, rows=rows, tokenizer_fn=encode, **options)
+
+
+def _say(line: str) -> None:
+    """One line for the person who started the run, whatever the number of its processes."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +151,9 @@ class _Batches:
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         return next(self.loader)
+
+    def examples(self) -> list[Mapping[str, np.ndarray]]:
+        return self.loader.examples()
 
     def get_state(self) -> dict[str, Any]:
         return json.loads(self.loader.get_state().to_json())
@@ -173,9 +187,9 @@ def _held_out(
     records, parts = _held_out_clips(data), sharding.batch_shards(mesh)
     size = min(config.train.batch_size, records // parts * parts)
     if size == 0:
-        print(f"no evaluation: {records} held-out clips do not make a batch for {parts} devices", file=sys.stderr)
+        _say(f"no evaluation: {records} held-out clips do not make a batch for {parts} devices")
         return []
-    loader = _loader(config, data, "val", tokenizer, size, shuffle=False)
+    loader = _loader(config, data, "val", tokenizer, mesh, [data.bucket(size)], shuffle=False)
     try:
         return [next(loader) for _ in range(min(records // size, config.train.eval_batches))]
     finally:
@@ -196,6 +210,8 @@ def _callbacks(run: Run, directory: RunDirectory, held_out, tokenizer: Tokenizer
         return {"held_out": to_uint8(jax.device_get(clips))}
 
     def save(step: int, name: str, videos: np.ndarray) -> None:
+        if jax.process_index() != 0:
+            return
         folder = directory.samples / f"step_{step:08d}"
         folder.mkdir(exist_ok=True)
         labels = prompts or [""] * len(videos)

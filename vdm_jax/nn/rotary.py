@@ -42,7 +42,7 @@ def rotary_table(sizes: tuple[int, ...], head_dim: int, theta: float = 10_000.0)
 
 
 def rotate(x: Array, table: Array) -> Array:
-    """Turns queries or keys: `x [..., N, D]`, `table [N, 2, D / 2]` -> `[..., N, D]`."""
-    cos, sin = table[:, 0].astype(x.dtype), table[:, 1].astype(x.dtype)
+    """Turns queries or keys: `x [..., N, D]`, `table [N, 2, D / 2]` -> `[..., N, D]`; dims before N broadcast."""
+    cos, sin = table[..., 0, :].astype(x.dtype), table[..., 1, :].astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

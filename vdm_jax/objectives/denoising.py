@@ -7,6 +7,9 @@
 that are given (`known`) stand at t = 0, exactly clean, and count for nothing: image-to-video, prediction and
 inpainting are batches with `known` in them.  Conditions are replaced by their unconditional value one example at a
 time (arXiv:2207.12598).
+
+Packed clips (`segments`, see `types.py`) are examples each: a time, a dropout draw and an equal weight of their own, so
+the loss is the mean over the clips, as if each had come by itself.
 """
 
 import dataclasses
@@ -18,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vdm_jax.diffusion import packing
 from vdm_jax.diffusion.conditioning import drop_conditions
 from vdm_jax.diffusion.leaves import expand, leading_shape, noise_like
 from vdm_jax.diffusion.process import Process
@@ -69,16 +73,20 @@ class DenoisingObjective:
         """Times of the whole batch (stratified over it), and a key per example for noise and for dropout."""
         size, frames = leading_shape(batch[self.clip])
         time_key, noise_key, drop_key = jax.random.split(rng, 3)
-        return {
-            "time": self.process.sample_time(time_key, size, frames),
-            "noise": jax.random.split(noise_key, size),
-            "drop": jax.random.split(drop_key, size),
-        }
+        noise = jax.random.split(noise_key, size)
+        if "segments" not in batch:
+            time = self.process.sample_time(time_key, size, frames)
+            return {"time": time, "noise": noise, "drop": jax.random.split(drop_key, size)}
+        clips, segments = clips_of(batch), batch["segments"]
+        time = self.process.sample_time(time_key, size * clips, frames).reshape(size, clips, frames)
+        own = jnp.take_along_axis(time, segments[:, None], axis=1)[:, 0]
+        return {"time": own, "noise": noise, "drop": jax.random.split(drop_key, (size, clips))}
 
     def loss(self, networks: Networks, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
         """`(loss, {"mse": unweighted})`, both means over examples, float32."""
         cond, null = self.conditions(networks, batch)
-        cond = _drop_per_example(cond, null, self.dropout, draws["drop"])
+        drop = _drop_per_example if "segments" not in batch else _drop_per_clip
+        cond = drop(cond, null, self.dropout, draws["drop"])
         loss, mse = self._errors(networks["backbone"], batch, cond, draws["time"], draws["noise"])
         return loss, {"mse": mse}
 
@@ -127,10 +135,13 @@ class DenoisingObjective:
             raise ValueError(f"text: there is {has}, but {lacks}")
         if "text" in networks:
             encoder, dtype = networks["text"], compute_dtype(backbone)
-            cond |= encoder(batch["text_ids"], batch["text_mask"], dtype)
+            ids, mask = batch["text_ids"], batch["text_mask"]  # [B, L], packed [B, K, L]
+            text = encoder(ids.reshape(-1, ids.shape[-1]), mask.reshape(-1, mask.shape[-1]), dtype)
+            cond |= {key: value.reshape(*ids.shape[:-1], *value.shape[1:]) for key, value in text.items()}
             if "tokens" in self.dropout:
                 null |= encoder(jnp.asarray([self.null_ids]), jnp.asarray([self.null_mask]), dtype)
-        check_condition(cond, backbone.reads, type(backbone).__name__)
+        reads = backbone.may_read if "segments" in cond else backbone.reads
+        check_condition(cond, reads, type(backbone).__name__)
         return cond, null
 
     def _errors(self, backbone, batch: Batch, cond: Condition, time: Time, keys: Array) -> tuple[Array, Array]:
@@ -148,19 +159,38 @@ class DenoisingObjective:
         output = backbone(fed, process.network_time(time), cond)
         target = process.target(x0, noise, time)
         weight = process.weight(time)
+        share = None if "segments" not in batch else packing.shares(batch["segments"], clips_of(batch))
 
         pairs = [
-            _leaf_errors(y.astype(jnp.float32) - z, expand(weight, z), None if known is None else _like(known, z))
+            _leaf_errors(
+                y.astype(jnp.float32) - z,
+                expand(weight, z),
+                None if known is None else _like(known, z),
+                None if share is None else expand(share, z),
+            )
             for y, z in zip(jax.tree.leaves(output), jax.tree.leaves(target), strict=True)
         ]
         return sum(p[0] for p in pairs) / len(pairs), sum(p[1] for p in pairs) / len(pairs)
 
 
-def _leaf_errors(error: Array, weight: Array, known: Array | None) -> tuple[Array, Array]:
+def clips_of(batch: Batch) -> int:
+    """K, the clips of each packed sequence.
+
+    Raises:
+      ValueError: the batch does not say, or holds what packed clips cannot have.
+    """
+    if jnp.ndim(batch.get("index", 0)) != 2:
+        raise ValueError("segments: packed clips need 'index' [B, K] in the batch")
+    if "known" in batch:
+        raise ValueError("known: nothing can be given of packed clips")
+    return batch["index"].shape[1]
+
+
+def _leaf_errors(error: Array, weight: Array, known: Array | None, share: Array | None) -> tuple[Array, Array]:
     """Weighted and plain mean square of one leaf: over what is not given of each example, then over examples."""
     dims = tuple(range(1, error.ndim))
     if known is None:
-        square = error**2
+        square = error**2 if share is None else share * error**2
         return (weight * square).mean(), square.mean()
     counts = jnp.broadcast_to(~known, error.shape)
     # Masked before they meet: target and weight of a given frame may be infinite, and 0 * inf is not 0.
@@ -184,6 +214,17 @@ def _drop_per_example(cond: Condition, null: Condition, rates: Mapping[str, floa
         return jax.tree.map(lambda x: x[0], dropped)
 
     return jax.vmap(one)(dict(cond), keys)
+
+
+def _drop_per_clip(cond: Condition, null: Condition, rates: Mapping[str, float], keys: Array) -> dict[str, Any]:
+    """`_drop_per_example` over packed clips: of what is `[B, K, ...]`, with keys `[B, K]`."""
+    per_clip = {key: cond[key] for key in ("tokens", "tokens_mask", "vector") if key in cond}
+    for key in rates:
+        if key.partition(".")[0] not in per_clip:
+            raise ValueError(f"dropout: {key!r} is not dropped clip by clip, so not with packed clips")
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), per_clip)
+    dropped = _drop_per_example(flat, null, rates, keys.reshape(-1))
+    return {**cond, **jax.tree.map(lambda x: x.reshape(*keys.shape, *x.shape[1:]), dropped)}
 
 
 def empty_value(key: str) -> Any:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from vdm_jax.diffusion.configuration import SOLVERS
 from vdm_jax.diffusion.process import Process
@@ -20,6 +21,7 @@ from vdm_jax.sampling.denoiser import make_denoiser
 from vdm_jax.sampling.guidance import guided
 from vdm_jax.sampling.sampler import Hooks, sample
 from vdm_jax.sampling.tau import uniform
+from vdm_jax.sharding import LogicalRules, activation_sharding, constrain, replicated
 from vdm_jax.types import Array
 
 Merge = Callable[[Any], Mapping[str, nnx.Module]]
@@ -58,6 +60,7 @@ def make_generator(
     config: SampleConfig,
     clip_shape: tuple[int, int, int, int],
     null: Mapping[str, np.ndarray] | None,
+    mesh: Mesh | None = None,
 ) -> Callable[..., Array]:
     """Builds the compiled sampler of one clip shape.
 
@@ -67,6 +70,7 @@ def make_generator(
       config: see `SampleConfig`.
       clip_shape: (T, H, W, C).
       null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None for unconditional models.
+      mesh: where the parameters are; clips are split over it as in training, and come back whole on each device.
 
     Returns:
       `generate(params, text, key) -> float32 [B, T, H, W, C]`, where `text` holds `text_ids [B, L]` and
@@ -77,19 +81,28 @@ def make_generator(
     solver = SOLVERS[config.solver]()
 
     def run(params: Any, text: Mapping[str, Array], key: Array, batch: int) -> Array:
-        networks = merge(params)
+        networks, key = merge(params), jax.random.wrap_key_data(key)
         denoiser, cond = make_denoiser(process, networks["backbone"]), {}
         if null is not None:
             cond = networks["text"](text["text_ids"], text["text_mask"])
             empty = networks["text"](jnp.asarray(null["text_ids"]), jnp.asarray(null["text_mask"]))
             denoiser = guided(denoiser, config.guidance, empty, config.guidance_rescale)
         prior_key, loop_key = jax.random.split(key)
-        x_T = process.prior(prior_key, jnp.zeros((batch, *clip_shape)))
+        x_T = constrain(process.prior(prior_key, jnp.zeros((batch, *clip_shape))), "batch", None, None, None, None)
         return sample(denoiser, process, x_T, tau, cond, rng=loop_key, solver=solver, hooks=hooks)
 
-    compiled = jax.jit(run, static_argnums=3)
+    def on_mesh(*arguments) -> Array:
+        with activation_sharding(mesh, LogicalRules()):
+            return run(*arguments)
+
+    compiled = jax.jit(
+        run if mesh is None else on_mesh,
+        static_argnums=3,
+        out_shardings=None if mesh is None else replicated(mesh),
+    )
 
     def generate(params: Any, text: Mapping[str, Array] | int, key: Array) -> Array:
+        key = np.asarray(jax.random.key_data(key))  # on the host, so that it can go to devices of several processes
         if isinstance(text, int):
             return compiled(params, {}, key, text)
         return compiled(params, dict(text), key, len(text["text_ids"]))

@@ -1,7 +1,8 @@
 """Where arrays live: mesh axes, logical-axis rules, multi-process start-up and batch placement."""
 
 from vdm_jax.sharding.mesh import AXES, MeshConfig, batch_shards, check_batch, check_heads, make_mesh, slice_count
-from vdm_jax.sharding.multihost import batch_sharding, place_batch, replicated, start
+from vdm_jax.sharding.multihost import batch_rows, batch_sharding, place_batch, replicated, start
+from vdm_jax.sharding.roll_call import depart, joined, wait_for_all
 from vdm_jax.sharding.rules import (
     LogicalRules,
     activation_sharding,
@@ -16,11 +17,14 @@ __all__ = [
     "LogicalRules",
     "MeshConfig",
     "activation_sharding",
+    "batch_rows",
     "batch_sharding",
     "batch_shards",
     "check_batch",
     "check_heads",
     "constrain",
+    "depart",
+    "joined",
     "logical_axes",
     "make_mesh",
     "param_shardings",
@@ -29,4 +33,5 @@ __all__ = [
     "slice_count",
     "start",
     "undivided",
+    "wait_for_all",
 ]

@@ -9,6 +9,7 @@ Nothing is guessed: a Slurm variable left over in a login shell must not make a 
 """
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -25,16 +26,17 @@ from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.sharding.mesh import BATCH_AXES, batch_shards
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+PATIENCE = "VDM_JOIN_SECONDS"  # how long a process waits for the others; 300 by default
 
 _GRACE = 60  # seconds that JAX would wait longer than we do
 
 
-def start(environ: Mapping[str, str] = os.environ, timeout_seconds: float = 300) -> bool:
+def start(environ: Mapping[str, str] = os.environ, timeout_seconds: float | None = None) -> bool:
     """Joins the processes of this run; call it before the first use of a device.  Safe to call again.
 
     Args:
       environ: read instead of `os.environ` in tests.
-      timeout_seconds: how long to wait for the other processes.
+      timeout_seconds: how long to wait for the other processes; by default what `VDM_JOIN_SECONDS` says, or 300.
 
     Returns:
       Whether this run has several processes.
@@ -49,13 +51,15 @@ def start(environ: Mapping[str, str] = os.environ, timeout_seconds: float = 300)
     options = launch_options(environ)
     if options is None:
         return False
+    if timeout_seconds is None:
+        timeout_seconds = _patience(environ)
     who, where = "this process", "the cluster's coordinator"
     if options:
         who = f"process {options['process_id']} of {options['num_processes']}"
         where = options["coordinator_address"]
         if options["process_id"] != 0:
             _await_coordinator(where, who, timeout_seconds)
-    message = f"multihost: {who} waited {timeout_seconds} s at {where} and not all processes came"
+    message = f"multihost: {who} waited {timeout_seconds:g} s at {where} and not all processes came"
     try:
         with _exit_after(timeout_seconds, message):
             jax.distributed.initialize(**options, initialization_timeout=int(timeout_seconds) + _GRACE)
@@ -76,7 +80,14 @@ def _await_coordinator(address: str, who: str, timeout_seconds: float) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             time.sleep(min(left, 0.2))
-    raise RunError(f"multihost: {who} could not reach {address} within {timeout_seconds} s: {reason}")
+    raise RunError(f"multihost: {who} could not reach {address} within {timeout_seconds:g} s: {reason}")
+
+
+def _patience(environ: Mapping[str, str]) -> float:
+    text = environ.get(PATIENCE) or "300"
+    if not text.replace(".", "", 1).isdigit() or not float(text):
+        raise ValueError(f"{PATIENCE}: {text!r} is not a number of seconds")
+    return float(text)
 
 
 @contextlib.contextmanager
@@ -138,12 +149,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Positions in a global batch of the examples that this process must load: those its devices hold, ascending.
+
+    Processes whose devices hold the same part of the batch (`context` or `tensor` spans them) load the same examples.
+
+    Args:
+      mesh: of `make_mesh`.
+      batch_size: of the global batch, divisible by data x fsdp.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in held]))
+
+
 def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Puts this process's examples on the mesh as parts of one global batch.
 
     Args:
-      batch: (nested) dict of numpy arrays `[B / processes, ...]`, in the order of the processes.  64-bit integers
-        keep their low 32 bits (a global example index only seeds random numbers on the device).
+      batch: (nested) dict of numpy arrays, the rows `batch_rows` of the global batch.  64-bit integers keep their low
+        32 bits (a global example index only seeds random numbers on the device).
       mesh: of `make_mesh`.
 
     Returns:
@@ -153,17 +177,24 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
       ValueError: an array that is not numeric, without a batch dim, or that the mesh does not divide.
     """
     sharding = batch_sharding(mesh)
-    parts = batch_shards(mesh)
+    parts, here = batch_shards(mesh), _parts_here(mesh)
 
     def place(path: tuple, value: Any) -> jax.Array:
         name = "/".join(str(getattr(key, "key", key)) for key in path)
         array = np.asarray(value)
         if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
             raise ValueError(f"batch[{name!r}]: dtype {array.dtype} cannot go on a device; tokenise or drop it first")
-        count = array.shape[0] * jax.process_count() if array.ndim else 0
-        if not count or count % parts:
-            raise ValueError(f"batch[{name!r}]: {count} examples do not divide into {parts} parts (data x fsdp)")
+        count = array.shape[0] if array.ndim else 0
+        if not count or count % here:
+            raise ValueError(f"batch[{name!r}]: {count} examples do not divide into {here} parts (data x fsdp)")
         array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-        return jax.make_array_from_process_local_data(sharding, array)
+        whole = (count // here * parts, *array.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, array, whole)
 
     return jax.tree_util.tree_map_with_path(place, dict(batch))
+
+
+@functools.lru_cache(maxsize=8)
+def _parts_here(mesh: Mesh) -> int:
+    """Into how many parts the batch is split on the devices of this process."""
+    return len(batch_rows(mesh, batch_shards(mesh)))

@@ -125,7 +125,9 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind, error, traceback):
-        self.close()
+        if kind is None or jax.process_count() == 1:
+            self.close()
+        # Else the others may be anywhere, and closing would wait for them; what was being saved is not complete.
 
     def save(self, step: int, state: Any, meta: StepMeta) -> None:
         """Starts writing one step and returns as soon as the arrays of `state` may be donated.

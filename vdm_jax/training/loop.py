@@ -194,7 +194,7 @@ class _Watch:
         if step == self._first:  # the first step compiles: it is waited for and kept out of the rate
             self._observe(self.late.flush(), show=False)
             seconds = 1 / max(self.pace.figures(lap=False)["steps_per_second"], 1e-9)
-            self._loop.progress.say(f"compiled, first step done: {seconds:.1f} s")
+            self._loop.progress.say(f"first step done: {seconds:.1f} s")
             self.pace.reset()
 
     def _observe(self, reading: Reading | None, show: bool = True) -> None:

@@ -5,11 +5,14 @@
 On a terminal the line is rewritten in place; elsewhere (a log file, a pipe) it is printed now and then as it is.
 """
 
+import io
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
+
+import jax
 
 _WIDTH = 10
 
@@ -119,6 +122,18 @@ class Progress:
         else:
             self._stream.write(text + "\n")
         self._stream.flush()
+
+
+class _Nowhere(io.TextIOBase):
+    """A stream that shows nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def open_progress(total: int) -> Progress:
+    """The line of a run; only process 0 shows it."""
+    return Progress(total, stream=None if jax.process_index() == 0 else _Nowhere())
 
 
 def line(

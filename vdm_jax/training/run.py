@@ -9,6 +9,7 @@ inspection.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -23,7 +24,8 @@ from vdm_jax.training.callbacks import Callback, EveryN
 from vdm_jax.training.checkpoint import Checkpointer, StepMeta
 from vdm_jax.training.guard import check_skips
 from vdm_jax.training.loop import DataIterator, Loop, Outcome, start_or_resume, train
-from vdm_jax.training.progress import Progress
+from vdm_jax.training.programs import Kept, Programs, compile_programs
+from vdm_jax.training.progress import Progress, open_progress
 from vdm_jax.training.recipe import plain
 from vdm_jax.training.run_config import RunConfig
 from vdm_jax.training.run_directory import RunDirectory
@@ -33,6 +35,13 @@ from vdm_jax.training.writers import open_writer
 
 Batch = Mapping[str, np.ndarray]
 MakeCallbacks = Callable[["Run"], Sequence[Callback]]
+
+
+class Examples(DataIterator, Protocol):
+    """Training batches of a fixed list of shapes."""
+
+    def examples(self) -> list[Batch]:
+        """One batch of each shape; the position stays as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +66,14 @@ class Run:
 
     @property
     def flops_per_step(self) -> float:
-        """Model FLOPs of one update: three forwards of the backbone for each clip."""
-        length = self.config.networks.text.length if self.config.networks.text else 0
-        forward = self.config.networks.model.forward_flops(*self.config.clip_shape[:3], length)
-        return 3 * forward * self.config.train.batch_size
+        """Model FLOPs of one update, on average over the buckets: three forwards of the backbone for each clip."""
+        model, text = self.config.networks.model, self.config.networks.text
+        length = text.length if text else 0
+        total = 0.0
+        for bucket in self.config.buckets:
+            sequence = sum(model.forward_flops(n, bucket.height, bucket.width, length) for n in bucket.clips)
+            total += bucket.weight * 3 * bucket.batch * sequence
+        return total / sum(bucket.weight for bucket in self.config.buckets)
 
     def step_config(self) -> StepConfig:
         """Accumulation and precision of a step."""
@@ -69,7 +82,8 @@ class Run:
     def generator(self):
         """`generate(params, text, key)`, see `sampling.make_generator`; params are those of `weights(state, ema)`."""
         shape = self.config.clip_shape
-        return make_generator(self.config.process, self.plan.networks.merge, self.config.sample, shape, self.null)
+        process, merge = self.config.process, self.plan.networks.merge
+        return make_generator(process, merge, self.config.sample, shape, self.null, self.mesh)
 
 
 def assemble(
@@ -92,7 +106,8 @@ def assemble(
       ValueError: the mesh does not fit the devices, the batch or the heads.
     """
     mesh = make_mesh(config.mesh, devices) if mesh is None else mesh
-    check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    for bucket in config.buckets:
+        check_batch(mesh, bucket.batch, config.train.accumulate)
     check_heads(mesh, config.networks.model.heads)
     empty = {} if null is None else {"null_ids": _plain(null["text_ids"]), "null_mask": _plain(null["text_mask"])}
     dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
@@ -107,7 +122,7 @@ def assemble(
 def train_run(
     run: Run,
     directory: RunDirectory,
-    data: DataIterator,
+    data: Examples,
     callbacks: MakeCallbacks = lambda run: (),
     how_to_go_on: str = "start the same command again",
 ) -> Outcome:
@@ -125,14 +140,14 @@ def train_run(
     """
     config = run.config
     with Checkpointer(directory.checkpoints, config.checkpoint) as checkpointer:
+        progress = open_progress(config.train.steps)
         start = start_or_resume(checkpointer, run.plan.abstract, lambda: run.plan.init(config.seed), data)
         writer = open_writer(directory, start.step, config.log.wandb)
-        progress = Progress(config.train.steps)
         if start.step:
             progress.say(f"going on from step {start.step} of {directory.path.name}")
         loop = Loop(
             steps=config.train.steps,
-            step=make_train_step(run.plan, run.step_config(), config.seed),
+            step=_programs(run, directory, data, progress) if start.step < config.train.steps else None,
             data=data,
             place=lambda batch: place_batch(batch, run.mesh),
             checkpointer=checkpointer,
@@ -149,6 +164,14 @@ def train_run(
             return train(loop, start)
         finally:
             writer.close()
+
+
+def _programs(run: Run, directory: RunDirectory, data: Examples, progress: Progress) -> Programs:
+    """The step, compiled for every shape of batch."""
+    step = make_train_step(run.plan, run.step_config(), run.config.seed)
+    kept = Kept(directory.programs, directory.config, run.mesh) if run.config.compile.keep_programs else None
+    batches = [place_batch(batch, run.mesh) for batch in data.examples()]
+    return compile_programs(step, run.plan.abstract, batches, kept, progress.say)
 
 
 def evaluator(run: Run, batches: Sequence[Batch]) -> Callable[[TrainState], dict[str, float]]:

@@ -3,12 +3,13 @@
 seed        int
 process     diffusion.process_from           what noise does
 model, text models.networks                  the networks
-data        a section of data_pipelines      checked there; here only its clip size is read
+data        a section of data_pipelines      checked there; here only its clip size and buckets are read
 train       TrainConfig                      steps, batch, precision, dropout
-ema, guard, optimizer, mesh, checkpoint, log, sample
+ema, guard, optimizer, mesh, checkpoint, log, sample, compile
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,10 @@ from vdm_jax.training.ema import EMAConfig, ema_name
 from vdm_jax.training.guard import GuardConfig
 from vdm_jax.training.optimizer import OptimizerConfig
 from vdm_jax.training.precision import check_precision
+from vdm_jax.training.programs import CompileConfig
+from vdm_jax.types import Bucket
+
+BUDGET_TOLERANCE = 0.1  # tokens by which a batch may fall short of the fullest bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +38,8 @@ class TrainConfig:
 
     Attributes:
       steps: of the whole run.
-      batch_size: clips of one update, over all devices and microbatches.
+      batch_size: clips of one update, over all devices and microbatches; with `data.buckets`, that of the run's own
+        shape.
       accumulate: microbatches per update.
       precision: of the computation, `float32` or `bfloat16`; weights are float32 always.
       dropout: condition -> rate at which an example loses it (`{"tokens": 0.1, "vector": {"fps": 0.1}}`).
@@ -58,12 +64,16 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """See the top of this file; made by `run_config_from`."""
+    """See the top of this file; made by `run_config_from`.
+
+    `clip_shape` is (T, H, W, C) of what is sampled and evaluated; `buckets` are all shapes of training batches.
+    """
 
     seed: int
     process: Process
     networks: NetworksConfig
     clip_shape: tuple[int, int, int, int]
+    buckets: tuple[Bucket, ...]
     train: TrainConfig
     ema: EMAConfig
     guard: GuardConfig
@@ -72,6 +82,7 @@ class RunConfig:
     checkpoint: CheckpointConfig
     log: LogConfig
     sample: SampleConfig
+    compile: CompileConfig
 
     @property
     def sampled_weights(self) -> str | None:
@@ -88,6 +99,7 @@ _SECTIONS: dict[str, type] = {
     "checkpoint": CheckpointConfig,
     "log": LogConfig,
     "sample": SampleConfig,
+    "compile": CompileConfig,
 }
 _OTHERS = ("seed", "process", "model", "text", "data")
 
@@ -111,11 +123,14 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
     networks = networks_from(config["model"], config.get("text"))
     clip_shape = (*_clip_size(data), networks.model.channels)
     sections = {name: build(cls, config.get(name) or {}, f"config.{name}") for name, cls in _SECTIONS.items()}
+    given = data.get("buckets") or ()
+    buckets = tuple(build(Bucket, section, f"config.data.buckets[{i}]") for i, section in enumerate(given))
     run = RunConfig(
         seed=_whole(config.get("seed", 0), 0, "config.seed"),
         process=process_from(config["process"]),
         networks=networks,
         clip_shape=clip_shape,
+        buckets=buckets or (Bucket(*clip_shape[:3], sections["train"].batch_size),),
         **sections,
     )
     _check(run)
@@ -181,3 +196,34 @@ def _check(run: RunConfig) -> None:
         raise ValueError(f"config.model.{field}: {name!r} must also be in config.train.vector")
     if fed - read:
         raise ValueError(f"config.train.vector: {min(fed - read)!r} is not in config.model.scalars, nothing reads it")
+    _check_buckets(run)
+
+
+def _check_buckets(run: RunConfig) -> None:
+    """Refuses buckets the model cannot take, that differ in tokens, or that leave out the run's own shape."""
+    model, counts = run.networks.model, []
+    for i, bucket in enumerate(run.buckets):
+        try:
+            grids = [model.token_grid(frames, bucket.height, bucket.width) for frames in (bucket.frames, *bucket.pack)]
+        except ValueError as error:
+            where = "model" if str(error).startswith("grid") else f"data.buckets[{i}]"
+            raise ValueError(f"config.{where}.{error}") from None
+        if bucket.pack and "segments" not in model.may_read:
+            raise ValueError(f"config.data.buckets[{i}].pack: {type(model).__name__} takes no packed clips")
+        if bucket.batch % run.train.accumulate:
+            parts = f"train.accumulate={run.train.accumulate} parts"
+            raise ValueError(f"config.data.buckets[{i}].batch: {bucket.batch} does not divide into {parts}")
+        counts.append(bucket.batch * math.prod(grids[0]))
+    full = max(counts)
+    fullest = run.buckets[counts.index(full)].name
+    for i, (bucket, count) in enumerate(zip(run.buckets, counts)):
+        if count < (1 - BUDGET_TOLERANCE) * full:
+            near = round(bucket.batch * full / count)
+            raise ValueError(
+                f"config.data.buckets[{i}].batch: {bucket.name} is {count} tokens, {fullest} is {full};"
+                f" an equal budget (within {BUDGET_TOLERANCE:.0%}) takes {near}"
+            )
+    own = (*run.clip_shape[:3], run.train.batch_size)
+    if not any((b.frames, b.height, b.width, b.batch) == own and not b.pack for b in run.buckets):
+        name = Bucket(*own).name
+        raise ValueError(f"config.data.buckets: none is {name}, the run's own shape (data.*, train.batch_size)")

@@ -6,6 +6,7 @@
         metrics.jsonl     (`writers.py`)
         tb/               TensorBoard event files
         samples/          videos sampled while training
+        programs/         compiled steps, if they are kept (`programs.py`)
         lock              held by the process that trains
 
 Opening it for training takes the lock, so that two processes never write one run, and compares the config: a run
@@ -34,7 +35,7 @@ from vdm_jax.errors import RunError
 
 # Fields a resumed run may change: they decide when a run ends, what it logs and where it computes, and leave what
 # each step computes alone.
-MAY_CHANGE = ("train.steps", "log.*", "checkpoint.*", "mesh.*")
+MAY_CHANGE = ("train.steps", "log.*", "checkpoint.*", "mesh.*", "compile.*")
 
 
 class RunDirectory:
@@ -46,7 +47,7 @@ class RunDirectory:
       may_change: patterns of the config fields in which a resumed run may differ.
 
     Attributes:
-      path, checkpoints, samples, tensorboard, metrics: where things are.
+      path, checkpoints, samples, programs, tensorboard, metrics: where things are.
       config: the config as plain JSON types.
       code: the code version of this start.
       is_new: True when no run was here before.
@@ -63,6 +64,7 @@ class RunDirectory:
         self.code = code_version()
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
+        self.programs = self.path / "programs"
         self.tensorboard = self.path / "tb"
         self.metrics = self.path / "metrics.jsonl"
         self.is_new = not (self.path / "config.json").exists()

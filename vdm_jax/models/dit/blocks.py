@@ -36,7 +36,9 @@ class Context:
       time: [B, T, D] time embedding after SiLU; blocks with their own projection read it.
       modulation: [B, T, 6, D], the shared projection; None when each block has its own.
       text, text_mask: [B, L, D] or [B, T, L, D], and [B, L] or [B, T, L] bool; None without text.
-      rotary: axes over which a block attends (`full`, `space`, `time`) -> [N, 2, head_dim / 2]; None without rope.
+      rotary: axes over which a block attends (`full`, `space`, `time`) -> [N, 2, head_dim / 2], of packed clips
+        [B, 1, N, 2, head_dim / 2]; None without rope.
+      segments: [B, T] int32, which of the packed clips each frame belongs to; None where a sequence is one clip.
     """
 
     time: Array
@@ -44,6 +46,7 @@ class Context:
     text: Array | None
     text_mask: Array | None
     rotary: dict[str, Array | None]
+    segments: Array | None = None
 
 
 class Block(nnx.Module):
@@ -87,9 +90,10 @@ class Block(nnx.Module):
             return self.attention(h.reshape(b * t, s, d), Policy(), rotary).reshape(h.shape)
         if self.over == "time":
             tubes = h.swapaxes(1, 2).reshape(b * s, t, d)
-            out = self.attention(tubes, Policy(causal=self.causal), rotary)
-            return out.reshape(b, s, t, d).swapaxes(1, 2)
-        policy = Policy(causal=self.causal, unit=s)
+            rotary = rotary if rotary is None or ctx.segments is None else jnp.repeat(rotary, s, axis=0)
+            policy = Policy(causal=self.causal, **_apart(ctx.segments, s, axis=0))
+            return self.attention(tubes, policy, rotary).reshape(b, s, t, d).swapaxes(1, 2)
+        policy = Policy(causal=self.causal, unit=s, **_apart(ctx.segments, s, axis=1))
         return self.attention(h.reshape(b, t * s, d), policy, rotary).reshape(h.shape)
 
     def _read_text(self, h: Array, ctx: Context) -> Array:
@@ -117,3 +121,11 @@ class Unit(nnx.Module):
         if self.block is not None:
             return self.block(x, ctx)
         return self.temporal(self.spatial(x, ctx), ctx)
+
+
+def _apart(segments: Array | None, patches: int, axis: int) -> dict[str, Array]:
+    """The part of a policy that keeps packed clips apart: segments `[B, T]` of all tokens, or of all tubes."""
+    if segments is None:
+        return {}
+    each = jnp.repeat(segments, patches, axis=axis)
+    return {"q_segments": each, "k_segments": each}

@@ -114,6 +114,11 @@ class DiTConfig:
         }
         return frozenset(key for key, on in present.items() if on)
 
+    @property
+    def may_read(self) -> frozenset[str]:
+        """What it reads where it is given: the keys of `reads`, and the segments of packed clips."""
+        return self.reads | {"segments"}
+
     def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """The clip's size in tokens.
 

@@ -4,6 +4,9 @@
 
 The time of a frame reaches its tokens through adaLN only (`modulation [B, T', 6, D]`), so a network trained with
 one time a clip runs with one time a frame and the other way round (FVDM, 2410.03160).
+
+Where clips are packed (`segments`, see `types.py`), tokens see their own clip only, positions in time start again with
+each clip, and conditions `[B, K, ...]` reach the frames of their clip; the output is that of each clip by itself.
 """
 
 import jax
@@ -11,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from vdm_jax.diffusion.packing import by_frame, places
 from vdm_jax.models.dit.blocks import Context, Unit
 from vdm_jax.models.dit.config import DiTConfig
 from vdm_jax.nn.embeddings import LabelEmbedding, ScalarEmbedding, sincos_table
@@ -68,7 +72,8 @@ class DiT(nnx.Module):
           x: `[B, T, H, W, C]`, any float dtype; the network computes in it.
           t: `[B, T]` or `[B]`, what the network is told of the time (`process.network_time`).
           cond: see `types.CONDITION_KEYS`; must hold every key the model reads.  Tokens per frame are `[B, T', L, D]`,
-            one row for each of the T' frames of tokens.
+            one row for each of the T' frames of tokens.  With `segments`, whose clips are whole patches of frames,
+            `tokens [B, K, L, D]`, `tokens_mask [B, K, L]` and the entries of `vector [B, K]`.
 
         Returns:
           `[B, T, H, W, C]` in the dtype of `x`.
@@ -77,21 +82,24 @@ class DiT(nnx.Module):
           ValueError: unread or missing condition keys, sizes that the patch does not divide.
         """
         cfg, cond = self.config, dict(cond or {})
-        check_condition(cond, self.reads, "DiT")
+        check_condition(cond, self.config.may_read, "DiT")
         missing = self.reads - cond.keys()
         if missing:
             raise ValueError(f"condition: DiT needs {', '.join(sorted(missing))} (it has: {', '.join(cond) or 'none'})")
         b, frames, height, width, _ = x.shape
         grid = cfg.token_grid(frames, height, width)
-        text, text_mask = self._text(cond, grid[0], x.dtype)
-        e = self._embed_time(as_time(t, b, frames), grid[0], cond, text, text_mask, x.dtype)
-        tokens = constrain(self._tokens(x, cond, grid), "batch", "frames", "tokens", None)
+        segments = cond["segments"][:, :: cfg.patch[0]] if "segments" in cond else None
+        place = None if segments is None else places(segments)
+        text, text_mask = self._text(cond, grid[0], segments, x.dtype)
+        e = self._embed_time(as_time(t, b, frames), segments, cond, text, text_mask, x.dtype)
+        tokens = constrain(self._tokens(x, cond, grid, place), "batch", "frames", "tokens", None)
         ctx = Context(
             time=e,
             modulation=self.modulation(e) if cfg.adaln == "single" else None,
             text=text,
             text_mask=text_mask,
-            rotary=self._rotary(grid),
+            rotary=self._rotary(grid, place),
+            segments=segments,
         )
 
         def unit(block: Unit, h: Array) -> Array:
@@ -103,7 +111,7 @@ class DiT(nnx.Module):
         sizes = dict(zip(("pt", "ph", "pw"), cfg.patch))
         return rearrange(patches, _PIXELS, h=grid[1], w=grid[2], **sizes)
 
-    def _tokens(self, x: Array, cond: Condition, grid: tuple[int, int, int]) -> Array:
+    def _tokens(self, x: Array, cond: Condition, grid: tuple[int, int, int], place: Array | None) -> Array:
         """Clip, `concat` and `known` to tokens `[B, T', S, D]` with their positions."""
         parts = [x]
         if self.config.concat_channels:
@@ -114,43 +122,56 @@ class DiT(nnx.Module):
             parts.append(jnp.broadcast_to(known.astype(x.dtype), (*x.shape[:-1], 1)))
         sizes = dict(zip(("pt", "ph", "pw"), self.config.patch))
         tokens = self.patch_in(rearrange(jnp.concatenate(parts, axis=-1), _PATCHES, **sizes))
-        return tokens + self._positions(grid).astype(x.dtype)
+        return tokens + self._positions(grid, place).astype(x.dtype)
 
-    def _positions(self, grid: tuple[int, int, int]) -> Array:
+    def _positions(self, grid: tuple[int, int, int], place: Array | None) -> Array:
+        """What is added to the tokens, `[T', S, D]`, or `[B, T', S, D]` where packed clips begin again at frame 0."""
         t, h, w = grid
         if self.config.positions == "learned":
             patches = self.patch_table[...][:h, :w].reshape(1, h * w, -1)
-            return self.frame_table[...][:t] + patches  # [T', S, D]
+            return _at(self.frame_table[...][:t], place) + patches
         if self.config.positions == "sincos":
-            return jnp.asarray(sincos_table(grid, self.config.dim)).reshape(t, h * w, -1)
+            return _at(jnp.asarray(sincos_table(grid, self.config.dim)).reshape(t, h * w, -1), place)
         return jnp.zeros(())
 
-    def _rotary(self, grid: tuple[int, int, int]) -> dict[str, Array | None]:
+    def _rotary(self, grid: tuple[int, int, int], place: Array | None) -> dict[str, Array | None]:
         if not self.config.rope:
             return {"full": None, "space": None, "time": None}
         sizes = {"full": grid, "space": grid[1:], "time": grid[:1]}
-        return {over: jnp.asarray(rotary_table(n, self.config.head_dim)) for over, n in sizes.items()}
+        tables = {over: jnp.asarray(rotary_table(n, self.config.head_dim)) for over, n in sizes.items()}
+        if place is not None:
+            for over in ("full", "time"):
+                frames = tables[over].reshape(grid[0], -1, *tables[over].shape[1:])  # [T', S or 1, 2, c / 2]
+                tables[over] = _at(frames, place).reshape(place.shape[0], 1, *tables[over].shape)
+        return tables
 
-    def _text(self, cond: Condition, frames: int, dtype) -> tuple[Array | None, Array | None]:
+    def _text(self, cond: Condition, frames: int, segments, dtype) -> tuple[Array | None, Array | None]:
         if self.text_in is None:
             return None, None
+        if segments is not None:
+            text, mask = self.text_in(cond["tokens"].astype(dtype)), cond.get("tokens_mask")
+            return by_frame(text, segments), None if mask is None else by_frame(mask, segments)
         if cond["tokens"].ndim == 4 and cond["tokens"].shape[1] != frames:
             given = cond["tokens"].shape[1]
             raise ValueError(f"condition: tokens are given for {given} frames, the clip has {frames} frames of tokens")
         return self.text_in(cond["tokens"].astype(dtype)), cond.get("tokens_mask")
 
-    def _embed_time(self, t, frames, cond, text, text_mask, dtype) -> Array:
+    def _embed_time(self, t, segments, cond, text, text_mask, dtype) -> Array:
         """`silu(e) [B, T', D]`: time of each frame (mean over a patch's frames), vectors, pooled text."""
         e = self.time(t, dtype)
-        e = e.reshape(e.shape[0], frames, -1, e.shape[-1]).mean(axis=2)
+        e = e.reshape(e.shape[0], -1, self.config.patch[0], e.shape[-1]).mean(axis=2)
+
+        def each(rows: Array) -> Array:
+            return rows[:, None] if segments is None else by_frame(rows, segments)
+
         vector = dict(cond.get("vector", {}))
         wanted = ["label", *self.scalars] if self.label is not None else list(self.scalars)
         if missing := [name for name in wanted if name not in vector]:
             raise ValueError(f"condition: DiT needs vector entries {', '.join(missing)} (-1 is unconditional)")
         if self.label is not None:
-            e = e + self.label(vector.pop("label"), dtype)[:, None]
+            e = e + each(self.label(vector.pop("label"), dtype))
         for name, embedding in self.scalars.items():
-            e = e + embedding(vector.pop(name), dtype)[:, None]
+            e = e + each(embedding(vector.pop(name), dtype))
         if vector:
             raise ValueError(f"condition: DiT does not read vector entries {', '.join(sorted(vector))}")
         if self.text_pool is not None:
@@ -160,3 +181,8 @@ class DiT(nnx.Module):
             pooled = self.text_pool(jax.nn.silu(mean))
             e = e + (pooled if pooled.ndim == 3 else pooled[:, None])
         return constrain(jax.nn.silu(e), "batch", None, None)
+
+
+def _at(frames: Array, place: Array | None) -> Array:
+    """Rows of a table `[T', ...]` as they are, or for packed clips at the frames' own places: `[B, T', ...]`."""
+    return frames if place is None else frames[place]
