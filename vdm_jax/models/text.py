@@ -62,7 +62,7 @@ class _Block(nnx.Module):
         self.mlp = MLP(cfg.dim, 4 * cfg.dim, activation="gelu", rngs=rngs)
 
     def __call__(self, x: Array, policy: Policy) -> Array:
-        x = x + self.attention(self.attention_norm(x), policy)
+        x = x + self.attention(self.attention_norm(x), policy, partition="local")  # prompts are short, and not cut
         return x + self.mlp(self.mlp_norm(x))
 
 

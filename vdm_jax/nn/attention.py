@@ -5,6 +5,7 @@ tensor axis also cuts the flattened matrix and nothing has to move.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from vdm_jax.attention import Policy, attend
@@ -14,9 +15,12 @@ from vdm_jax.nn.rotary import rotate
 
 Array = jax.Array
 
+# What stands between batch and channels -> the layout of queries and keys with heads in front of tokens.
+LAYOUTS = {"N": "BHND", "GN": "BGHND", "TS": "BHTSD"}
+
 
 class QKNorm(nnx.Module):
-    """RMS norm of queries and keys `[G, N, H, c]`: over each `head`, over `all` heads, or `none`."""
+    """RMS norm of queries and keys `[..., H, c]`: over each `head`, over `all` heads, or `none`."""
 
     def __init__(self, kind: str, heads: int, head_dim: int, *, rngs: nnx.Rngs):
         shape = {"none": None, "head": (head_dim,), "all": (heads, head_dim)}[kind]
@@ -28,7 +32,7 @@ class QKNorm(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """`[G, N, D] -> [G, N, D]` over whatever N is: a clip, a frame, a tube, a sentence."""
+    """Attention of tokens to each other, whatever they are: a clip, the frames of a clip, tubes, a sentence."""
 
     def __init__(self, dim: int, heads: int, *, rngs: nnx.Rngs, qk_norm: str = "none", kernel: str = "auto"):
         head_dim = dim // heads
@@ -37,18 +41,41 @@ class SelfAttention(nnx.Module):
         self.out = Linear(dim, dim, axes=("heads", "embed"), rngs=rngs)
         self.norm = QKNorm(qk_norm, heads, head_dim, rngs=rngs)
 
-    def __call__(self, x: Array, policy: Policy, rotary: Array | None = None) -> Array:
-        qkv = self.qkv(x)  # [G, N, H, 3, c]
+    def __call__(
+        self,
+        x: Array,
+        policy: Policy,
+        rotary: Array | None = None,
+        *,
+        tokens: str = "N",
+        partition: str = "auto",
+        length: int | None = None,
+    ) -> Array:
+        """Args:
+          x: `[B, N, D]` (tokens "N"), `[B, G, N, D]` ("GN": each of G groups by itself) or `[B, T, S, D]` ("TS": one
+            sequence of T S tokens).
+          policy: what is seen.
+          rotary: `[N, 2, c / 2]` or, for "TS", `[T, S, 2, c / 2]`.
+          tokens: the dims of x between batch and channels.
+          partition, length: see `attend`.
+
+        Returns:
+          An array like `x`.
+        """
+        layout = LAYOUTS[tokens]
+        qkv = self.qkv(x)  # [B, ..., H, 3, c]
         q, k = self.norm(qkv[..., 0, :], qkv[..., 1, :])
-        q, k, v = (y.swapaxes(1, 2) for y in (q, k, qkv[..., 2, :]))  # [G, H, N, c]
+        heads = layout.index("H")
+        q, k, v = (jnp.moveaxis(y, -2, heads) for y in (q, k, qkv[..., 2, :]))
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        out = attend(q, k, v, policy=policy, kernel=self.kernel, layout="BHND")
-        return self.out(out.swapaxes(1, 2).reshape(x.shape))
+        where = {"partition": partition, "layout": layout, "length": length}
+        out = attend(q, k, v, policy=policy, kernel=self.kernel, **where)
+        return self.out(jnp.moveaxis(out, heads, -2).reshape(x.shape))
 
 
 class CrossAttention(nnx.Module):
-    """Queries from `x [G, N, D]`, keys and values from `context [G, L, D]` -> `[G, N, D]`."""
+    """Attention of tokens to others, a prompt for example."""
 
     def __init__(
         self,
@@ -67,8 +94,23 @@ class CrossAttention(nnx.Module):
         self.out = Linear(dim, dim, axes=("heads", "embed"), init=out_init, rngs=rngs)
         self.norm = QKNorm(qk_norm, heads, head_dim, rngs=rngs)
 
-    def __call__(self, x: Array, context: Array, context_mask: Array | None = None) -> Array:
-        kv = self.kv(context)
+    def __call__(
+        self, x: Array, context: Array, context_mask: Array | None = None, *, partition: str = "auto"
+    ) -> Array:
+        """Args:
+          x: `[B, N, D]` or, in G groups, `[B, G, N, D]`.
+          context: `[B, L, D]`, read by all groups, or `[B, G, L, D]`.
+          context_mask: `[B, L]` or `[B, G, L]` bool, True where there is something to read.
+          partition: see `attend`.
+
+        Returns:
+          An array like `x`.
+        """
+        kv = self.kv(context)  # [B, (G,) L, H, 2, c]
         q, k = self.norm(self.q(x), kv[..., 0, :])
-        out = attend(q, k, kv[..., 1, :], policy=Policy(key_mask=context_mask), kernel=self.kernel)
+        v, layout = kv[..., 1, :], "BNHD" if x.ndim == 3 else "BGNHD"
+        if context.ndim < x.ndim:
+            k, v = k[:, None], v[:, None]
+        mask = None if context_mask is None else context_mask.reshape(-1, context_mask.shape[-1])
+        out = attend(q, k, v, policy=Policy(key_mask=mask), kernel=self.kernel, partition=partition, layout=layout)
         return self.out(out.reshape(x.shape))
