@@ -133,7 +133,7 @@ def test_a_damaged_tokenizer_is_a_failure_of_one_line(workshop, copied_run, caps
 def test_ctrl_c_saves_and_says_how_to_go_on(workshop, tmp_path):
     workdir = tmp_path / "run"
     words = ["--config", str(workshop / CAPTIONED), "--config.train.steps=1000000", "--config.log.every=1"]
-    more = ["--config.log.eval_every=none", "--config.checkpoint.every=1000000"]
+    more = ["--config.log.eval_every=none", "--config.checkpoint.every=1000000", "--config.optimizer.schedule=constant"]
     command = [sys.executable, "-m", "vdm_jax.cli.main", "train", *words, *more, "--workdir", str(workdir)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     metrics = workdir / "metrics.jsonl"

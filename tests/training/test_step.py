@@ -123,6 +123,17 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_masters():
     assert losses.tobytes() != plain_curve()[0].tobytes()
 
 
+@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=4)], ids=["one", "mesh"])
+def test_bfloat16_masters_take_half_the_memory_and_averages_stay_float32(mesh):
+    run = make_run(mesh, precision="bfloat16", masters="bfloat16")
+    losses, state = run.curve(10)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+    moments = state.opt_state["train"][0]
+    assert {leaf.dtype for leaf in jax.tree.leaves((moments.mu, moments.nu))} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.ema)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(losses, plain_curve()[0], rtol=0.05)
+
+
 def test_fsdp_gathers_the_bfloat16_copy():
     run = make_run(MeshConfig(data=1, fsdp=8), precision="bfloat16")
     batch = abstract_batch(run.plan, {"x": ((BATCH, TOKENS, DIM), jnp.float32), "y": ((BATCH, TOKENS, 3), jnp.float32)})

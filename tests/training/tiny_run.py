@@ -109,11 +109,11 @@ def batch_of(index, size=BATCH):
     return {"x": x, "y": np.sin(x[..., :3] * 2) + x[..., 3:6], "index": np.arange(size) + index * size}
 
 
-def make_run(mesh=None, accumulate=1, precision="float32", updates=None, guard=None, seed=7):
+def make_run(mesh=None, accumulate=1, precision="float32", updates=None, guard=None, seed=7, masters="float32"):
     """A run of 20 steps, on one device unless a mesh config says more."""
     mesh = make_mesh(mesh or MeshConfig(), jax.devices()[: 1 if mesh is None else 8])
     stage = Stage("train", updates or (Update("train", Noisy(), OPTIMIZER),), 20)
-    plan = plan_state(make_networks, stage, mesh, ema=EMAConfig((0.9, 0.99)), guard=guard)
+    plan = plan_state(make_networks, stage, mesh, ema=EMAConfig((0.9, 0.99)), guard=guard, masters=masters)
     return Run(plan, make_train_step(plan, StepConfig(accumulate, precision), seed))
 
 

@@ -114,7 +114,12 @@ def assemble(
     objective = DenoisingObjective(config.process, dropout, vector=config.train.vector, **empty)
     stage = plain(objective, config.optimizer, config.train.steps).stages[0]
     plan = plan_state(
-        lambda rngs: config.networks.make(vocab_size, rngs), stage, mesh, ema=config.ema, guard=config.guard
+        lambda rngs: config.networks.make(vocab_size, rngs),
+        stage,
+        mesh,
+        ema=config.ema,
+        guard=config.guard,
+        masters=config.train.masters,
     )
     return Run(config, plan, objective, null)
 

@@ -41,7 +41,8 @@ class TrainConfig:
       batch_size: clips of one update, over all devices and microbatches; with `data.buckets`, that of the run's own
         shape.
       accumulate: microbatches per update.
-      precision: of the computation, `float32` or `bfloat16`; weights are float32 always.
+      precision: of the computation, `float32` or `bfloat16`.
+      masters: the same of weights and moments, see `training.precision`.
       dropout: condition -> rate at which an example loses it (`{"tokens": 0.1, "vector": {"fps": 0.1}}`).
       vector: batch entries that become scalar conditions (`fps`).
       eval_batches: batches of held-out clips that an evaluation looks at.
@@ -51,12 +52,14 @@ class TrainConfig:
     batch_size: int = 32
     accumulate: int = 1
     precision: str = "float32"
+    masters: str = "float32"
     dropout: dict = dataclasses.field(default_factory=dict)
     vector: tuple[str, ...] = ()
     eval_batches: int = 2
 
     def __post_init__(self):
         check_precision(self.precision)
+        check_precision(self.masters, "masters")
         for name in ("steps", "batch_size", "accumulate", "eval_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be 1 or more")

@@ -1,7 +1,7 @@
 """The train state, and where each of its arrays lives.
 
     TrainState.step       int32, finished steps
-              .params     {network: nested dict}, float32 masters
+              .params     {network: nested dict}, the masters
               .opt_state  {update: optax state}, over the parameters that update trains
               .ema        {"0.999": {network: nested dict}}, over the parameters any update trains
               .guard      {update: counters}
@@ -31,6 +31,7 @@ from vdm_jax.training.ema import EMAConfig, ema_name
 from vdm_jax.training.guard import GuardConfig, GuardState, init_guard
 from vdm_jax.training.optimizer import make_optimizer
 from vdm_jax.training.path_filter import Path, select
+from vdm_jax.training.precision import master_copy
 from vdm_jax.training.recipe import Stage
 
 Params = dict[str, Any]
@@ -80,6 +81,7 @@ class StatePlan:
       trains: which paths each update trains.
       optimizers: the optax chain of each update.
       ema, guard: their configs.
+      masters: precision of weights and moments.
       mesh, rules: where things live.
       abstract: the whole state as `ShapeDtypeStruct` with concrete `NamedSharding`s, for restore and AOT compiles.
       undivided: parameters whose dims the mesh does not divide, one line each.
@@ -92,6 +94,7 @@ class StatePlan:
     optimizers: Mapping[str, optax.GradientTransformation]
     ema: EMAConfig
     guard: GuardConfig
+    masters: str
     mesh: Mesh
     rules: LogicalRules
     abstract: TrainState
@@ -139,6 +142,7 @@ def plan_state(
     rules: LogicalRules | None = None,
     ema: EMAConfig | None = None,
     guard: GuardConfig | None = None,
+    masters: str = "float32",
 ) -> StatePlan:
     """Lays out the train state of a stage; no device is used.
 
@@ -147,6 +151,7 @@ def plan_state(
       stage: the updates that will run.
       mesh: of `sharding.make_mesh`.
       rules, ema, guard: defaults where None.
+      masters: precision of weights and moments, see `training.precision`.
 
     Raises:
       ValueError: a `trains` pattern without a match, an unknown logical axis, a network with random state.
@@ -156,7 +161,7 @@ def plan_state(
     trains = {u.name: select(networks.trainable, u.trains, f"updates.{u.name}.trains") for u in stage.updates}
     optimizers = {u.name: make_optimizer(u.optimizer, networks.axes) for u in stage.updates}
     plan = StatePlan(
-        networks, stage, trains, optimizers, ema, guard, mesh, rules,
+        networks, stage, trains, optimizers, ema, guard, masters, mesh, rules,
         abstract=None, undivided=undivided(networks.abstract, networks.axes, mesh, rules), make=make_networks,
     )  # fmt: skip
     shapes = jax.eval_shape(functools.partial(_state_around, plan), networks.abstract)
@@ -259,6 +264,7 @@ def _build(make_networks: MakeNetworks, key: jax.Array) -> dict[str, nnx.Module]
 
 def _state_around(plan: StatePlan, params: Params) -> TrainState:
     """The state that starts from `params`; traced."""
+    params = master_copy(params, plan.masters)
     averaged = subset(params, plan.trained)
     return TrainState(
         step=jnp.int32(0),

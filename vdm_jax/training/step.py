@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from vdm_jax.objectives import Drawn
 from vdm_jax.sharding import activation_sharding, batch_sharding, check_batch, replicated
@@ -35,7 +36,6 @@ from vdm_jax.training.state import Params, StatePlan, TrainState, overlay, strea
 
 if TYPE_CHECKING:
     from clu.metrics import Average
-from jax.sharding import Mesh
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, "jax.Array | Average"]
@@ -47,7 +47,7 @@ class StepConfig:
 
     Attributes:
       accumulate: microbatches per update.
-      precision: `float32` or `bfloat16`, of the computation; weights are float32 always.
+      precision: `float32` or `bfloat16`, of the computation; that of the state is the plan's (`masters`).
     """
 
     accumulate: int = 1
