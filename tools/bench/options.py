@@ -6,15 +6,17 @@ import os
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Choices of a run of `tools/bench_step`.
+    """Choices of a run of `tools/bench_step` or `tools/bench_scale`.
 
     Attributes:
       quick: tiny shapes and few repeats, to see that everything works; the figures mean nothing.
       huge_pages: whether glibc was told to back large allocations with huge pages.
+      case: measure only what has this in its name; "" is everything.
     """
 
     quick: bool = False
     huge_pages: bool = False
+    case: str = ""
 
     @property
     def threads(self) -> int:

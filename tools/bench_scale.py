@@ -1,0 +1,107 @@
+"""What a large job needs before any accelerator is booked; run it as `./tools/bench_scale`.
+
+    ./tools/bench_scale                                     every section, an hour on two cores: 11 large compilations
+    ./tools/bench_scale --only steps --case v5p:2x2x1       one of them
+    ./tools/bench_scale --only attention chunked
+    ./tools/bench_scale --quick                             tiny shapes: does everything run?
+
+Everything is compiled for TPUs that are not there (the `tpu` extra, libtpu); nothing is executed and no time is
+measured.  The table in `tools/scale.md` keeps the rows of earlier runs and replaces those that are measured again.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.options import Options, say
+
+from vdm_jax.cli.main import guarded
+from vdm_jax.errors import did_you_mean
+from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
+from vdm_jax.planning.targets import use_cpu
+
+SECTIONS = {
+    "steps": ("bench.scale_steps", "the step of dit_14b: does it fit, bytes sent, predicted time; and the peer's work"),
+    "attention": ("bench.scale_attention", "bytes sent by partitioned attention over the analytic minimum, 8 to 512"),
+    "chunked": ("bench.scale_memory", "memory of the blockwise kernel, 4k to 128k tokens"),
+}
+TABLE = Path(__file__).with_name("scale.md")
+NOT_MET = 1
+HEAD = """# Scale, without the accelerators
+
+Compiled by libtpu for TPUs that are not there, or counted in compiled programs; predicted times are rooflines at the
+peaks of `vdm_jax/planning/chips.py`.  Not measured on a device: none was at hand.  Peer of `steps/peer`: MaxDiffusion's
+Wan 2.1 14B step compiled with the same jax and libtpu; of `attention`: the analytic minimum.
+
+| figure | value | unit | peer | ratio | bar met | command |
+|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    """Parses, compiles, prints; returns 0, or 1 if a bar is not met."""
+    parser = argparse.ArgumentParser(
+        prog="./tools/bench_scale",
+        description="Memory, traffic and predicted time of large steps.  Exit status 1: a bar is not met.",
+        epilog="sections:\n" + "\n".join(f"  {name:9} {text}" for name, (_, text) in SECTIONS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", metavar="NAME", nargs="+", default=list(SECTIONS), help="these sections (all)")
+    parser.add_argument("--case", metavar="TEXT", default="", help="only the cases of `steps` with this in their name")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes; the figures mean nothing, no table")
+    add_json_argument(parser)
+    args = parser.parse_args()
+    return guarded(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures the sections; returns the exit status."""
+    for name in args.only:
+        if name not in SECTIONS:
+            raise ValueError(f"--only: {did_you_mean(name, SECTIONS)}")
+    use_cpu()
+    figures = []
+    for name in args.only:
+        module, text = SECTIONS[name]
+        say(f"\n== {name}: {text}")
+        found = importlib.import_module(module).measure(Options(args.quick, case=args.case))
+        if args.case and not found and name == "steps":
+            raise ValueError(f"--case: no case of {name} has {args.case!r} in its name")
+        figures += found
+        if not args.quick:
+            write_table(TABLE, found)
+    print(f"\n{figures_table(figures)}")
+    if args.json:
+        write_figures(args.json, figures)
+    return NOT_MET if any(figure.ok is False for figure in figures) else 0
+
+
+def write_table(path: Path, figures: Sequence[Figure]) -> None:
+    """Puts figures into the Markdown table: in the place of a row of that name, or at the end."""
+    rows = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("| ") and not line.startswith("| figure"):
+                rows[line.split("|")[1].strip()] = line
+    for figure in figures:
+        rows[figure.name] = _row(figure)
+    path.write_text(HEAD + "\n".join(rows.values()) + "\n")
+
+
+def _row(figure: Figure) -> str:
+    met = {None: "", True: "yes", False: "**no**"}[figure.ok]
+    cells = (figure.name, figure.value, figure.unit, figure.peer, figure.ratio, met, f"`{figure.command}`")
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
