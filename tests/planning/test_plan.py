@@ -43,6 +43,12 @@ def test_a_tpu_step_is_compiled_and_fits(tpu_plan):
     assert memory.headroom == memory.usable - memory.needed
 
 
+def test_it_says_which_kernels_and_why(tpu_plan, cpu_plan):
+    assert any(note.startswith("attention kernel splash: ") for note in tpu_plan.notes)
+    assert any(note.startswith("attention kernel chunked: ") for note in cpu_plan.notes)
+    assert any(note in report(tpu_plan, samples=1.0) for note in tpu_plan.notes)
+
+
 def test_its_collectives_are_those_of_fsdp(tpu_plan):
     kinds = {c.kind for c in tpu_plan.found}
     assert "all-gather" in kinds
@@ -65,6 +71,7 @@ def test_its_times_add_up(tpu_plan):
     times = tpu_plan.times
     assert times.collectives >= times.exposed > 0
     assert times.step == max(times.compute, times.hbm) + times.exposed
+    assert times.in_turn >= times.step
     assert 0 < times.mfu < 1
     assert tpu_plan.recomputed > 0
 
@@ -82,6 +89,7 @@ def test_a_gpu_is_calculated():
     assert plan.compiled is None
     assert plan.fits is True
     assert "calculated, not compiled" in plan.notes[0]
+    assert any(note.startswith("attention kernel cudnn: ") for note in plan.notes)  # what a GPU would choose
     assert plan.times.mfu > 0
 
 

@@ -8,7 +8,7 @@ from vdm_jax.planning.collectives import collectives
 from vdm_jax.planning.hlo import parse
 from vdm_jax.planning.network import Network
 from vdm_jax.planning.targets import parse_target, target_devices
-from vdm_jax.planning.traffic import exposed_seconds, hbm_bytes, products
+from vdm_jax.planning.traffic import exposed_seconds, hbm_bytes, products, sequence_seconds
 
 
 def test_a_layer_of_a_stack_costs_a_layer():
@@ -80,3 +80,15 @@ def test_work_hides_one_transfer_at_a_time(network):
     slow = dataclasses.replace(gather, wire_bytes=1e9)
     once, twice = (exposed_seconds(module, [slow] * n, chip, network)[1] for n in (1, 2))
     assert twice - once == pytest.approx(1e9 / network.bandwidth(slow.members))
+
+
+def test_instructions_in_turn_take_the_larger_of_their_times():
+    module, chip = parse(SCHEDULE), CHIPS["v5p"]
+    quick = dataclasses.replace(chip, hbm_bandwidth=1e30)
+    two_products = 2 * 2 * 256 * 512 * 1024 / chip.flops
+    assert sequence_seconds(module, quick, kernels=0.0) == pytest.approx(two_products)
+    assert sequence_seconds(module, quick, kernels=1.0) == pytest.approx(1.0 + two_products)
+    kernel = 2 * 64 * 64 * 2 / chip.hbm_bandwidth  # reads and writes one array
+    whole, without = (sequence_seconds(module, chip, kernels=k) for k in (kernel, 2 * kernel))
+    assert without - whole == pytest.approx(kernel)
+    assert whole >= hbm_bytes(module) / chip.hbm_bandwidth

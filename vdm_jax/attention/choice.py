@@ -5,6 +5,7 @@ Adding a kernel is one file with a class that follows `kernel.Kernel`, and one l
 
 import math
 
+from vdm_jax.attention.chosen import note
 from vdm_jax.attention.chunked import Chunked
 from vdm_jax.attention.cudnn import CuDNN
 from vdm_jax.attention.kernel import Kernel
@@ -67,6 +68,12 @@ def kernel_for(
     why = _refuses(kernel, policy, q_shape, k_shape, dtype, platform, moving)
     if why is not None:
         raise ValueError(f"kernel: {name!r} {why}; {auto!r} can")
+
+    def choose(there: str | None) -> tuple[str, str]:
+        chosen, reason = choose_kernel(policy, q_shape, k_shape, dtype, there or platform, moving)
+        return (chosen, reason) if name == "auto" else (name, f"asked for ({q_shape[2]} x {k_shape[2]} scores)")
+
+    note("kernel", choose)
     return kernel
 
 

@@ -16,6 +16,7 @@ Batch and heads are cut by the same rules as everywhere, over `data`, `fsdp` and
 import dataclasses
 import math
 
+from vdm_jax.attention.chosen import note
 from vdm_jax.attention.layout import GROUPS, HEADS, TOKENS
 from vdm_jax.errors import did_you_mean
 
@@ -100,8 +101,10 @@ def partition_for(name: str, context: int, q_shape: tuple[int, ...], k_shape: tu
     check_partition(name)
     if context == 1:
         return LOCAL
+    why = "asked for"
     if name == "auto":
-        name, _ = choose_partition(context, q_shape, k_shape)
+        name, why = choose_partition(context, q_shape, k_shape)
+    note("partition", lambda _: (name, why))
     check_degree(name, q_shape[HEADS], context)
     if name == "local":
         return LOCAL

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax.attention.chosen import choices
 from vdm_jax.errors import RunError
 from vdm_jax.models.text import TextConfig
 from vdm_jax.planning.flops import Program, count
@@ -33,6 +34,7 @@ class Traced:
       stages: of JAX, to lower and compile.
       program: what the trace computes.
       memory: bytes of its arguments on one device.
+      choices: which attention kernels and partitions it has and why, one line each.
       batch_growth: how many times the traced batch the batch of the run is; see `search.rescaled`.
     """
 
@@ -41,6 +43,7 @@ class Traced:
     stages: jax.stages.Traced
     program: Program
     memory: Memory
+    choices: tuple[str, ...]
     batch_growth: float = 1.0
 
 
@@ -63,8 +66,10 @@ def trace_step(config: RunConfig, target: Target) -> Traced:
     run = planned_run(config, target)
     batch = abstract_batch(run.plan, batch_shapes(config))
     step: TrainStep = make_train_step(run.plan, run.step_config(), config.seed)
-    stages = step.trace(run.plan.abstract, batch)
-    return Traced(run, target, stages, count(stages.jaxpr), state_memory(run.plan, batch, target))
+    with choices(target.platform) as chosen:
+        stages = step.trace(run.plan.abstract, batch)
+    known = state_memory(run.plan, batch, target)
+    return Traced(run, target, stages, count(stages.jaxpr), known, tuple(chosen))
 
 
 def compile_step(traced: Traced) -> Compiled:

@@ -14,7 +14,7 @@ from vdm_jax.planning.memory import DoesNotFitError, Memory
 from vdm_jax.planning.network import Network
 from vdm_jax.planning.roofline import Cost, Roofline, collective_seconds, cost, roofline
 from vdm_jax.planning.targets import Target
-from vdm_jax.planning.traffic import hbm_bytes
+from vdm_jax.planning.traffic import hbm_bytes, sequence_seconds
 from vdm_jax.training.run_config import RunConfig
 
 
@@ -112,12 +112,17 @@ def _plan(
     work = 0.0 if target.chip is None else executed / target.devices / target.chip.flops
     seconds = collective_seconds(target, Network.of(target, devices), found, module, work)
     times = roofline(target, model.total, executed, moved, seconds)
+    if times is not None and module is not None:
+        kernels = traced.program.kernels / target.devices / target.chip.flops
+        in_turn = sequence_seconds(module, target.chip, kernels) + times.exposed
+        times = dataclasses.replace(times, in_turn=in_turn)
     shape = dict(run.mesh.shape)
     return Plan(run.config, target, shape, memory, model, executed, found, moved, times, compiled, notes=notes)
 
 
 def _notes(traced: Traced) -> tuple[str, ...]:
-    lines = [f"not divided by the mesh: {line}" for line in traced.run.plan.undivided]
+    lines = [f"attention {line}" for line in traced.choices]
+    lines += [f"not divided by the mesh: {line}" for line in traced.run.plan.undivided]
     if traced.program.unknown_loops:
         lines.append(f"{traced.program.unknown_loops} traced loops of unknown length are counted once")
     return tuple(lines)

@@ -52,11 +52,11 @@ def figures(plan: Plan, samples: float) -> list[Figure]:
     times, cost = plan.times, plan.cost(samples)
     seconds = {
         "compute": times.compute, "hbm": times.hbm, "collectives": times.collectives, "exposed": times.exposed,
-        "step": times.step, "bound": times.bound,
+        "step": times.step, "bound": times.bound, "in_turn": times.in_turn,
     }  # fmt: skip
     return [
         *found,
-        *(Figure(f"time/{name}", value, "s") for name, value in seconds.items()),
+        *(Figure(f"time/{name}", value, "s") for name, value in seconds.items() if value is not None),
         Figure("mfu", times.mfu),
         Figure("tokens_per_second", cost.tokens_per_second, "1/s"),
         Figure("samples", cost.samples),
@@ -163,6 +163,11 @@ def _times(plan: Plan, samples: float) -> list[str]:
         ("  step", times.step, f"the larger of compute and HBM, and what is not hidden; mostly {times.limit}"),
         ("  if all overlapped", times.bound, ""),
     ]
+    if times.in_turn is not None:
+        mfu = times.mfu * times.step / times.in_turn
+        rows.append(
+            ("  if nothing is", times.in_turn, f"each instruction in its turn, by compute or HBM: MFU {mfu:.1%}")
+        )
     return [
         "roofline of a step, at peak rates",
         *_table([(name, f"{value:.3f} s", why) for name, value, why in rows], left=(0, 2)),

@@ -27,6 +27,8 @@ class Roofline:
       collectives: in all.
       exposed: the part of `collectives` that nothing hides.
       mfu: model FLOPs utilisation in [0, 1] at the time `step`.
+      in_turn: the step if each instruction takes the larger of its own two times, in the order of the schedule, and
+        what is exposed; None where nothing was compiled.
     """
 
     compute: float
@@ -34,6 +36,7 @@ class Roofline:
     collectives: float
     exposed: float
     mfu: float
+    in_turn: float | None = None
 
     @property
     def step(self) -> float:

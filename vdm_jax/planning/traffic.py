@@ -83,6 +83,25 @@ def seconds(module: Module, chip: Chip) -> "functools._lru_cache_wrapper":
     return least
 
 
+def sequence_seconds(module: Module, chip: Chip, kernels: float) -> float:
+    """The work of a step if every instruction runs alone: the sum of its least times.
+
+    Args:
+      module: the program.
+      chip: of its devices.
+      kernels: seconds of arithmetic in kernels, which the text does not tell.
+    """
+    least, plain, traffic = seconds(module, chip), 0.0, 0.0
+    for computation, times in module.runs:
+        for instruction in computation.instructions:
+            taken = times * least(computation.name, instruction.name)
+            if instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.attributes:
+                traffic += taken
+            else:
+                plain += taken
+    return plain + max(kernels, traffic)
+
+
 def exposed_seconds(module: Module, found: Iterable[Collective], chip: Chip, network: Network) -> tuple[float, float]:
     """Time of a step in collectives: in all, and the part that no computation hides.
 
