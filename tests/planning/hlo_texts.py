@@ -143,3 +143,20 @@ ENTRY %main (from: f32[40,8,128], into: f32[40,8,128], at: s32[]) -> f32[40,8,12
   ROOT %done = f32[40,8,128]{2,1,0} fusion(%from, %into, %at), kind=kLoop, calls=%layer
 }
 """
+
+# A gradient summed over two slices: a host transfer of each device, with work between.
+SLICED = """HloModule sliced, is_scheduled=true, num_partitions=8
+
+ENTRY %main (g: bf16[64,128], l: bf16[256,1024], r: bf16[1024,512]) -> bf16[64,128] {
+  %g = bf16[64,128]{1,0} parameter(0)
+  %l = bf16[256,1024]{1,0} parameter(1)
+  %r = bf16[1024,512]{1,0} parameter(2)
+  %token = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-reduce.1_0"}
+  %send.1 = (bf16[64,128]{1,0}, u32[], token[]) send(%g, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.1 = (bf16[64,128]{1,0}, u32[], token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %busy = bf16[256,512]{1,0} dot(%l, %r), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %send-done.1 = token[] send-done(%send.1), channel_id=2, is_host_transfer=true
+  %recv-done.1 = (bf16[64,128]{1,0}, token[]) recv-done(%recv.1), channel_id=1, is_host_transfer=true
+  ROOT %sum = bf16[64,128]{1,0} get-tuple-element(%recv-done.1), index=0
+}
+"""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tests.planning.hlo_texts import NESTED, SCHEDULE
+from tests.planning.hlo_texts import NESTED, SCHEDULE, SLICED
 from vdm_jax.planning.collectives import collectives, group_axes, replica_groups, totals, wire_bytes
 from vdm_jax.planning.hlo import parse
 from vdm_jax.sharding import MeshConfig, make_mesh
@@ -79,6 +79,14 @@ def test_channels_alone_do_not_make_one_transfer_of_two():
         "carry-start",
         "carry-done",
     ]
+
+
+def test_transfers_between_slices_are_collectives_of_data():
+    (found,) = collectives(parse(SLICED), {"data": 2, "fsdp": 4}, slices=2)
+    size = 64 * 128 * 2
+    assert (found.kind, found.axes, found.group, found.members) == ("all-reduce", ("data",), 2, (0, 4))
+    assert (found.count, found.out_bytes, found.wire_bytes) == (1, size, size)
+    assert [i.name for i in found.behind] == ["busy"]
 
 
 def test_a_compiled_scan_is_counted_as_it_runs():

@@ -101,10 +101,9 @@ def partition_for(name: str, context: int, q_shape: tuple[int, ...], k_shape: tu
     check_partition(name)
     if context == 1:
         return LOCAL
-    why = "asked for"
     if name == "auto":
         name, why = choose_partition(context, q_shape, k_shape)
-    note("partition", lambda _: (name, why))
+        note("partition", lambda _: (name, why))
     check_degree(name, q_shape[HEADS], context)
     if name == "local":
         return LOCAL

@@ -8,7 +8,8 @@ Bytes on the wire are those one device sends if each collective runs as a ring o
 The text shows one collective in many ways.  It may stand by itself; as a pair `-start` and `-done`, or `async-start`
 around a wrapped one, with other work between; inside a fusion (`all-reduce-scatter`: an all-reduce of which every
 device keeps its part, run as a reduce-scatter); or in several fusions that start, advance and finish one transfer
-while they compute, which share a channel.  Each counts once, times the turns of the loops around it.
+while they compute, which share a channel.  Between slices it is a `send` and a `recv` that the hosts complete, with
+its kind in an attribute.  Each counts once, times the turns of the loops around it.
 """
 
 import dataclasses
@@ -22,7 +23,23 @@ from vdm_jax.planning.hlo import Computation, Instruction, Module
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
          "ragged-all-to-all")  # fmt: skip
-NO_WORK = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "iota")
+# What the hosts of several slices do between a `send` and a `recv` of the same rendezvous.
+_BETWEEN_SLICES = {
+    "ALL_REDUCE": "all-reduce", "ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all", "ONE_TO_ONE": "collective-permute",
+}  # fmt: skip
+NO_WORK = (
+    "send",
+    "recv",
+    "parameter",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "constant",
+    "after-all",
+    "partition-id",
+    "iota",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +80,19 @@ class Collective:
         return self.hidden or bool(self.behind)
 
 
-def collectives(module: Module, mesh_shape: Mapping[str, int]) -> list[Collective]:
+def collectives(module: Module, mesh_shape: Mapping[str, int], slices: int = 1) -> list[Collective]:
     """All collectives of a program.
 
     Args:
       module: of `hlo.parse`.
       mesh_shape: axis -> size, outermost first; devices are numbered along it.
+      slices: that the devices of the mesh are of, an equal part of its first axis each.
     """
     found = []
     for computation, times in module.runs:
         for last, inner, behind in _found_in(module, computation):
             found.append(_collective(module, computation, times, last, inner, behind, mesh_shape))
+        found += _between_slices(computation, times, mesh_shape, slices)
     return found
 
 
@@ -195,6 +214,33 @@ def _found_in(module: Module, computation: Computation) -> Iterator[tuple[Instru
         yield computation.instructions[places[-1]], one, behind
 
 
+def _between_slices(
+    computation: Computation, times: int, mesh_shape: Mapping[str, int], slices: int
+) -> Iterator[Collective]:
+    """What goes from slice to slice: each device talks to those in its place in the other slices."""
+    meeting = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
+    received = {m[1]: i for i in computation.instructions if i.opcode == "recv" and (m := meeting.search(i.attributes))}
+    each = math.prod(mesh_shape.values()) // max(slices, 1)
+    for place, send in enumerate(computation.instructions):
+        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.attributes) if send.opcode == "send" else None
+        if kind is None or kind[1] not in _BETWEEN_SLICES:
+            continue
+        recv = received.get(meeting.search(send.attributes)[1], send)
+        done = _end(computation, computation.instructions.index(recv))
+        name, array = _BETWEEN_SLICES[kind[1]], recv.arrays[0]
+        yield Collective(
+            name, recv.name, array.dtype, times, array.bytes, _ring_bytes(name, array.bytes, slices), slices,
+            tuple(mesh_shape)[:1], tuple(range(0, each * slices, each)), _between(computation, place, done),
+            computation.name,
+        )  # fmt: skip
+
+
+def _ring_bytes(kind: str, out: float, group: int) -> float:
+    """Bytes that one device of a group sends, from those of its result; see the top of this file."""
+    share = (group - 1) / group
+    return out * {"all-reduce": 2 * share, "reduce-scatter": group - 1.0, "collective-permute": 1.0}.get(kind, share)
+
+
 def _carry_on(chains: list, computation: Computation, one: Instruction, place: int, before: set[str]) -> None:
     """Adds a fused collective to the chain of fusions that it goes on with (its channel, fed by the last), or begins
     one; channels alone do not tell, for those of `shard_map` share their number."""
@@ -271,7 +317,7 @@ def _collective(module, computation, times, last, inner, behind, mesh_shape) -> 
     else:
         groups = replica_groups(inner.attribute("replica_groups") or "{}", devices)
         size = len(groups[0])
-        wire = out * {"all-reduce": 2 * (size - 1) / size, "reduce-scatter": size - 1.0}.get(kind, (size - 1) / size)
+        wire = _ring_bytes(kind, out, size)
     axes = group_axes(groups, mesh_shape) if groups else ()
     dtype = max(arrays, key=lambda array: array.bytes).dtype if arrays else ""
     return Collective(

@@ -86,7 +86,7 @@ def make_plan(config: RunConfig, target: Target) -> Plan:
 def compiled_plan(traced: Traced, compiled: Compiled) -> Plan:
     """The plan of a compiled step: memory, collectives and overlap are the compiler's."""
     module, shape = parse(compiled.text), dict(traced.run.mesh.shape)
-    found = collectives(module, shape)
+    found = collectives(module, shape, traced.target.slices)
     notes = [*_notes(traced)]
     if module.unknown_loops:
         notes.append(f"loops of unknown length, counted once: {', '.join(module.unknown_loops)}")

@@ -106,7 +106,7 @@ def search(config: RunConfig, target: Target, compile_best: int, say: Callable[[
             f" {' or '.join(map(str, BATCHES))} and {config.networks.model.heads} heads; raise config.train.batch_size"
         )
     compiled = []
-    for ranked in calculated[: compile_best if target.compiles else 0]:
+    for ranked in _different(calculated)[: compile_best if target.compiles else 0]:
         say(f"compiling {ranked.candidate}")
         try:
             plan = make_plan(ranked.candidate.apply(config), target)
@@ -115,6 +115,14 @@ def search(config: RunConfig, target: Target, compile_best: int, say: Callable[[
             continue
         compiled.append(dataclasses.replace(ranked, plan=plan))
     return calculated, sorted(compiled, key=lambda r: r.order)
+
+
+def _different(ranked: list[Ranked]) -> list[Ranked]:
+    """The best of those that differ in more than the batch."""
+    best: dict[tuple, Ranked] = {}
+    for one in ranked:
+        best.setdefault((one.candidate.mesh, one.candidate.remat, one.candidate.kernel), one)
+    return list(best.values())
 
 
 def meshes(config: RunConfig, target: Target, batch_size: int) -> Iterator[MeshConfig]:

@@ -19,7 +19,7 @@ from vdm_jax.planning.hlo import Array, Computation, Instruction, Module
 from vdm_jax.planning.network import Network
 
 _SLICES = ("dynamic-slice", "slice", "gather")
-_SILENT = (*NO_WORK, "while", "conditional", "call", "copy-done", "async-done", "async-update", "partition-id",
+_SILENT = (*set(NO_WORK) - {"send", "recv"}, "while", "conditional", "call", "copy-done", "async-done", "async-update", "partition-id",
            "slice-done", "domain", "opt-barrier", "add-dependency")  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def moved(module: Module, computation: Computation, instruction: Instruction) ->
         return 2 * _slow(instruction.arrays)
     if opcode == "dynamic-update-slice":
         return 2 * _slow(operands[1].arrays)
-    if opcode.endswith("-start"):  # the type holds source and destination
+    if opcode.endswith("-start") or opcode in ("send", "recv"):  # the type holds source and destination
         return _slow(instruction.arrays)
     return _slow(instruction.arrays) + sum(_slow(operand.arrays) for operand in operands)
 
