@@ -296,7 +296,8 @@ def _end(computation: Computation, place: int) -> int:
 def _between(computation: Computation, start: int, end: int) -> tuple[Instruction, ...]:
     """Work that runs between two places of the schedule."""
     inner = computation.instructions[start + 1 : end]
-    return tuple(i for i in inner if i.opcode not in NO_WORK and not i.opcode.endswith(("-start", "-done", "-update")))
+    idle = (*NO_WORK, "send", "recv")
+    return tuple(i for i in inner if i.opcode not in idle and not i.opcode.endswith(("-start", "-done", "-update")))
 
 
 def _collective(module, computation, times, last, inner, behind, mesh_shape) -> Collective:

@@ -19,7 +19,7 @@ from vdm_jax.planning.hlo import Array, Computation, Instruction, Module
 from vdm_jax.planning.network import Network
 
 _SLICES = ("dynamic-slice", "slice", "gather")
-_SILENT = (*set(NO_WORK) - {"send", "recv"}, "while", "conditional", "call", "copy-done", "async-done", "async-update", "partition-id",
+_SILENT = (*NO_WORK, "while", "conditional", "call", "copy-done", "async-done", "async-update", "partition-id",
            "slice-done", "domain", "opt-barrier", "add-dependency")  # fmt: skip
 
 
