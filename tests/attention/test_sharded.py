@@ -22,6 +22,8 @@ from tests.attention.meshes import (
     with_gradients,
 )
 from vdm_jax.attention import KERNELS, Policy, attend
+from vdm_jax.attention.splash import Splash
+from vdm_jax.attention.splash_blocks import Blocks, Tile
 from vdm_jax.sharding import LogicalRules, activation_sharding
 
 EXCHANGES = ("ulysses", "ring", "hybrid")
@@ -46,6 +48,21 @@ def wanted(policy):
 def test_output_and_gradients_are_those_of_one_device(mesh, kernel, partition, policy):
     options = {"kernel": kernel, "partition": partition, "policy": POLICIES[policy]}
     agree(mesh, operands((B, N, H, D)), want=wanted(policy), **options)
+
+
+ON_SPLASH = ["full", "causal", "causal_unit", "window", "key_mask", "causal_segments"]
+
+
+@pytest.mark.parametrize(
+    ("context", "partition", "policy"),
+    [(2, partition, policy) for partition in ("ulysses", "ring") for policy in ON_SPLASH]
+    + [(4, "hybrid", "full"), (4, "hybrid", "causal_segments")],
+)
+def test_splash_in_the_interpreter(monkeypatch, context, partition, policy):
+    tile = Tile(128, 128, 128)
+    monkeypatch.setitem(KERNELS, "splash", Splash(Blocks(tile, tile), interpret=True))
+    options = {"kernel": "splash", "partition": partition, "policy": POLICIES[policy]}
+    agree(mesh_of(context=context), operands((B, N, H, D)), want=wanted(policy), **options)
 
 
 @pytest.mark.parametrize("partition", EXCHANGES)

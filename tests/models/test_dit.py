@@ -7,7 +7,8 @@ from flax import nnx
 from tests.models.tiny_dit import TEXT_DIM, B, H, L, T, W, awake, call, clip, make, text, times
 from vdm_jax.models.dit.blocks import Block, Context
 from vdm_jax.models.dit.config import DiTConfig
-from vdm_jax.nn import linear
+from vdm_jax.models.dit.layout import TokenLayout
+from vdm_jax.nn import folding, linear
 
 FORMS = ("full", "factorised")
 VARIANTS = {
@@ -93,7 +94,8 @@ def test_spatial_blocks_know_no_order_of_frames():
     words = jax.random.normal(jax.random.key(2), (B, L, 16))
 
     def run(block, order):
-        ctx = Context(rows[:, order, 0], rows[:, order], words, text()["tokens_mask"], {"space": None})
+        layout = TokenLayout(T, 4, "local")
+        ctx = Context(rows[:, order, 0], rows[:, order], words, text()["tokens_mask"], {"space": None}, layout)
         return block(x[:, order], ctx)
 
     order = jnp.array([2, 0, 1])
@@ -175,7 +177,7 @@ def test_known_and_concat_come_in_with_the_clip():
 @pytest.mark.parametrize(
     ("fields", "cond", "message"),
     [
-        ({}, {"tokens": 0}, "DiT does not read 'tokens' .it reads: none"),
+        ({}, {"tokens": 0}, "DiT does not read 'tokens' .it reads: segments"),
         ({"text_dim": 6}, {"token": 0}, "unknown 'token'; did you mean 'tokens'"),
         ({"text_dim": 6}, {}, "DiT needs tokens"),
         ({"known_channel": True}, {}, "DiT needs known .it has: none"),
@@ -251,6 +253,7 @@ def test_tokens_are_merged_or_not_with_the_same_result(monkeypatch):
     model = awake(make(text_dim=TEXT_DIM))
     results = []
     for flatten in (True, False):
-        monkeypatch.setattr(linear, "_flatten_tokens", lambda flatten=flatten: flatten)
+        for module in (folding, linear):
+            monkeypatch.setattr(module, "folds", lambda flatten=flatten: flatten)
         results.append(np.asarray(model(clip(), times(), text())))
     np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vdm_jax.nn import linear
+from vdm_jax.nn import folding, linear
 from vdm_jax.nn.linear import Linear, param, xavier_uniform
 from vdm_jax.sharding.rules import logical_axes
 
@@ -32,7 +32,8 @@ def test_merging_the_tokens_changes_nothing(monkeypatch, name, bias):
     x = jax.random.normal(jax.random.key(1), (2, 3, 6, 4))
     results = []
     for flatten in (True, False):
-        monkeypatch.setattr(linear, "_flatten_tokens", lambda flatten=flatten: flatten)
+        for module in (folding, linear):
+            monkeypatch.setattr(module, "folds", lambda flatten=flatten: flatten)
         results.append(outputs_and_gradients(layer, x))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -43,10 +44,10 @@ def test_merging_the_tokens_changes_nothing(monkeypatch, name, bias):
 
 
 def test_tokens_are_merged_on_a_cpu_unless_the_mesh_cuts_them():
-    assert linear._flatten_tokens()
+    assert folding.folds()
     mesh = jax.make_mesh((2,), ("context",), devices=jax.devices()[:2])
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        assert not linear._flatten_tokens()
+        assert not folding.folds()
 
 
 def test_the_precision_is_that_of_the_input():

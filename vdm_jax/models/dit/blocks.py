@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from vdm_jax.attention import Policy
 from vdm_jax.models.dit.config import DiTConfig
+from vdm_jax.models.dit.layout import TokenLayout
 from vdm_jax.nn.attention import CrossAttention, SelfAttention
 from vdm_jax.nn.folding import fold
 from vdm_jax.nn.linear import Linear, param
@@ -36,8 +37,9 @@ class Context:
       time: [B, T, D] time embedding after SiLU; blocks with their own projection read it.
       modulation: [B, T, 6, D], the shared projection; None when each block has its own.
       text, text_mask: [B, L, D] or [B, T, L, D], and [B, L] or [B, T, L] bool; None without text.
-      rotary: axes over which a block attends (`full`, `space`, `time`) -> [N, 2, head_dim / 2], of packed clips
-        [B, 1, N, 2, head_dim / 2]; None without rope.
+      rotary: axes over which a block attends (`full`, `space`, `time`) -> a table [T, S, 2, head_dim / 2] (one of
+        [S, ...] or [T, ...]), for packed clips with dims in front of it; None without rope.
+      layout: how the tokens lie on the mesh.
       segments: [B, T] int32, which of the packed clips each frame belongs to; None where a sequence is one clip.
     """
 
@@ -46,6 +48,7 @@ class Context:
     text: Array | None
     text_mask: Array | None
     rotary: dict[str, Array | None]
+    layout: TokenLayout
     segments: Array | None = None
 
 
@@ -69,7 +72,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         # [B, T, 1, D] each: one row a frame, the same for all its patches; on a CPU [B T, 1, D] and x [B T, S, D].
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(fold(self._rows(ctx, x.dtype), 2), 6, axis=-2)
+        rows = fold(ctx.layout.rows(self._rows(ctx, x.dtype), x), 2)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(rows, 6, axis=-2)
         clip, x = x.shape, fold(x, 2)
         h = checkpoint_name(modulate(layer_norm(x), shift_a, scale_a), "attention_in")
         x = x + gate_a * self._attend(h.reshape(clip), ctx).reshape(x.shape)
@@ -84,28 +88,25 @@ class Block(nnx.Module):
         return self.modulation(ctx.time)
 
     def _attend(self, h: Array, ctx: Context) -> Array:
-        b, t, s, d = h.shape
-        rotary = ctx.rotary[self.over]
+        layout, rotary = ctx.layout, ctx.rotary[self.over]
+        within = {"partition": layout.within, "length": None if layout.dynamic else layout.space}
         if self.over == "space":
-            return self.attention(h.reshape(b * t, s, d), Policy(), rotary).reshape(h.shape)
+            return self.attention(h, Policy(), rotary, tokens="GN", **within)
         if self.over == "time":
-            tubes = h.swapaxes(1, 2).reshape(b * s, t, d)
-            rotary = rotary if rotary is None or ctx.segments is None else jnp.repeat(rotary, s, axis=0)
-            policy = Policy(causal=self.causal, **_apart(ctx.segments, s, axis=0))
-            return self.attention(tubes, policy, rotary).reshape(b, s, t, d).swapaxes(1, 2)
-        policy = Policy(causal=self.causal, unit=s, **_apart(ctx.segments, s, axis=1))
-        return self.attention(h.reshape(b, t * s, d), policy, rotary).reshape(h.shape)
+            policy = Policy(causal=self.causal, **_apart(ctx.segments, h.shape[2], axis=0))
+            tubes = self.attention(h.swapaxes(1, 2), policy, rotary, tokens="GN", partition="groups")
+            return tubes.swapaxes(1, 2)
+        policy = Policy(causal=self.causal, unit=layout.space, **_apart(ctx.segments, layout.space, axis=1))
+        return self.attention(h, policy, rotary, tokens="TS", **within)
 
     def _read_text(self, h: Array, ctx: Context) -> Array:
-        b, t, s, d = h.shape
         text, mask = ctx.text, ctx.text_mask
-        if text.ndim == 3:  # one prompt for the clip
-            return self.cross(h.reshape(b, t * s, d), text, mask).reshape(h.shape)
-        length = text.shape[2]  # one prompt a frame
-        if mask is not None:
-            per_frame = mask[:, None] if mask.ndim == 2 else mask
-            mask = jnp.broadcast_to(per_frame, (b, t, length)).reshape(b * t, length)
-        return self.cross(h.reshape(b * t, s, d), text.reshape(b * t, length, d), mask).reshape(h.shape)
+        if text.ndim == 4:  # one prompt a frame
+            text = ctx.layout.like(text, h)
+            if mask is not None and mask.ndim == 2:
+                mask = jnp.broadcast_to(mask[:, None], text.shape[:3])
+            mask = mask if mask is None else ctx.layout.like(mask, h)
+        return self.cross(h, text, mask, partition=ctx.layout.to_text)
 
 
 class Unit(nnx.Module):
@@ -120,7 +121,8 @@ class Unit(nnx.Module):
     def __call__(self, x: Array, ctx: Context) -> Array:
         if self.block is not None:
             return self.block(x, ctx)
-        return self.temporal(self.spatial(x, ctx), ctx)
+        tubes = self.temporal(ctx.layout.to_time(self.spatial(x, ctx)), ctx)
+        return ctx.layout.to_space(tubes)
 
 
 def _apart(segments: Array | None, patches: int, axis: int) -> dict[str, Array]:

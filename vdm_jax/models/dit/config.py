@@ -5,6 +5,7 @@ import math
 
 from vdm_jax.attention import check_kernel
 from vdm_jax.errors import did_you_mean
+from vdm_jax.models.dit.layout import check_partition
 from vdm_jax.nn.mlp import check_activation
 from vdm_jax.nn.stack import check_remat
 
@@ -41,7 +42,8 @@ class DiTConfig:
       scalars: names of other entries of `vector` (fps, motion ...).
       concat_channels: channels of `concat`, stacked on the input; 0 is none.
       known_channel: read `known` as one more input channel.
-      kernel: attention kernel, see `attention.KERNELS`.
+      kernel: how attention is computed, see `attention.KERNELS`.
+      partition: how it is shared out over the `context` axis of a mesh, see `layout`.
       remat: see `nn.stack.REMAT_POLICIES`.
 
     Raises:
@@ -69,6 +71,7 @@ class DiTConfig:
     concat_channels: int = 0
     known_channel: bool = False
     kernel: str = "auto"
+    partition: str = "auto"
     remat: str = "none"
 
     def __post_init__(self):
@@ -78,6 +81,7 @@ class DiTConfig:
                 raise ValueError(f"{field}: {did_you_mean(value, allowed)}")
         check_activation(self.mlp)
         check_kernel(self.kernel)
+        check_partition(self.attention, self.partition)
         check_remat(self.remat)
         counts = {name: getattr(self, name) for name in ("channels", "dim", "depth", "heads")}
         for name, value in {**counts, "patch": min(self.patch)}.items():

@@ -17,6 +17,7 @@ from flax import nnx
 from vdm_jax.diffusion.packing import by_frame, places
 from vdm_jax.models.dit.blocks import Context, Unit
 from vdm_jax.models.dit.config import DiTConfig
+from vdm_jax.models.dit.layout import TokenLayout
 from vdm_jax.nn.embeddings import LabelEmbedding, ScalarEmbedding, sincos_table
 from vdm_jax.nn.linear import Linear, param
 from vdm_jax.nn.norms import layer_norm, modulate
@@ -92,26 +93,29 @@ class DiT(nnx.Module):
         place = None if segments is None else places(segments)
         text, text_mask = self._text(cond, grid[0], segments, x.dtype)
         e = self._embed_time(as_time(t, b, frames), segments, cond, text, text_mask, x.dtype)
-        tokens = constrain(self._tokens(x, cond, grid, place), "batch", "frames", "tokens", None)
+        layout = TokenLayout.of(cfg.attention, cfg.partition, grid[0], grid[1] * grid[2], cfg.heads)
+        tokens = self._tokens(x, cond, grid, place, layout)
         ctx = Context(
             time=e,
             modulation=self.modulation(e) if cfg.adaln == "single" else None,
             text=text,
             text_mask=text_mask,
-            rotary=self._rotary(grid, place),
+            rotary=self._rotary(grid, place, layout),
+            layout=layout,
             segments=segments,
         )
 
         def unit(block: Unit, h: Array) -> Array:
-            return constrain(block(h, ctx), "batch", "frames", "tokens", None)
+            return layout.hold(block(h, ctx))
 
         tokens = run_stack(self.units, tokens, unit, cfg.remat)
-        shift, scale = jnp.split(self.final_modulation(e), 2, axis=2)  # [B, T', 1, D]
-        patches = self.patch_out(modulate(layer_norm(tokens), shift, scale))
+        rows = layout.rows(self.final_modulation(e), tokens)
+        shift, scale = jnp.split(rows, 2, axis=2)  # [B, T', 1, D]
+        patches = layout.leave(self.patch_out(modulate(layer_norm(tokens), shift, scale)))
         sizes = dict(zip(("pt", "ph", "pw"), cfg.patch))
         return rearrange(patches, _PIXELS, h=grid[1], w=grid[2], **sizes)
 
-    def _tokens(self, x: Array, cond: Condition, grid: tuple[int, int, int], place: Array | None) -> Array:
+    def _tokens(self, x: Array, cond: Condition, grid, place: Array | None, layout: TokenLayout) -> Array:
         """Clip, `concat` and `known` to tokens `[B, T', S, D]` with their positions."""
         parts = [x]
         if self.config.concat_channels:
@@ -121,8 +125,8 @@ class DiT(nnx.Module):
             known = known[..., None, None, None] if known.ndim == 2 else known
             parts.append(jnp.broadcast_to(known.astype(x.dtype), (*x.shape[:-1], 1)))
         sizes = dict(zip(("pt", "ph", "pw"), self.config.patch))
-        tokens = self.patch_in(rearrange(jnp.concatenate(parts, axis=-1), _PATCHES, **sizes))
-        return tokens + self._positions(grid, place).astype(x.dtype)
+        patches = layout.enter(rearrange(jnp.concatenate(parts, axis=-1), _PATCHES, **sizes))
+        return layout.hold(self.patch_in(patches) + layout.pad(self._positions(grid, place)).astype(x.dtype))
 
     def _positions(self, grid: tuple[int, int, int], place: Array | None) -> Array:
         """What is added to the tokens, `[T', S, D]`, or `[B, T', S, D]` where packed clips begin again at frame 0."""
@@ -134,16 +138,16 @@ class DiT(nnx.Module):
             return _at(jnp.asarray(sincos_table(grid, self.config.dim)).reshape(t, h * w, -1), place)
         return jnp.zeros(())
 
-    def _rotary(self, grid: tuple[int, int, int], place: Array | None) -> dict[str, Array | None]:
+    def _rotary(self, grid, place: Array | None, layout: TokenLayout) -> dict[str, Array | None]:
         if not self.config.rope:
             return {"full": None, "space": None, "time": None}
         sizes = {"full": grid, "space": grid[1:], "time": grid[:1]}
         tables = {over: jnp.asarray(rotary_table(n, self.config.head_dim)) for over, n in sizes.items()}
+        full = tables["full"].reshape(grid[0], -1, *tables["full"].shape[1:])  # [T', S, 2, c / 2]
+        full, time = layout.pad_space(_at(full, place), -3), _at(tables["time"], place)
         if place is not None:
-            for over in ("full", "time"):
-                frames = tables[over].reshape(grid[0], -1, *tables[over].shape[1:])  # [T', S or 1, 2, c / 2]
-                tables[over] = _at(frames, place).reshape(place.shape[0], 1, *tables[over].shape)
-        return tables
+            full, time = full[:, None], time[:, None, None]  # the same for all heads, and for all tubes
+        return {"full": full, "space": layout.pad_space(tables["space"], 0), "time": time}
 
     def _text(self, cond: Condition, frames: int, segments, dtype) -> tuple[Array | None, Array | None]:
         if self.text_in is None:
