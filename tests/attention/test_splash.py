@@ -15,7 +15,7 @@ from vdm_jax.attention.splash_blocks import Blocks, Tile
 B, H, NQ, NK, D = 2, 2, 300, 420, 16
 SCALE = 0.3
 SMALL = Tile(128, 256, 128)
-FUSED, APART = Blocks(SMALL, SMALL), Blocks(SMALL, Tile(256, 128, 128), Tile(128, 256, 256))
+BLOCKS = Blocks(SMALL, Tile(256, 128, 128))
 SEGMENTS = {
     "q_segments": jnp.arange(NQ)[None] // jnp.array([[100], [170]]),
     "k_segments": jnp.arange(NK)[None] // jnp.array([[150], [80]]),
@@ -52,18 +52,13 @@ def agree(kernel, policy, args, tolerance):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_output_and_gradients_are_those_of_the_reference(name):
-    agree(Splash(FUSED, interpret=True), POLICIES[name], operands(), 1e-5)
-
-
-@pytest.mark.parametrize("name", ["full", "all"])
-def test_the_gradient_of_the_queries_in_a_pass_of_its_own(name):
-    agree(Splash(APART, interpret=True), POLICIES[name], operands(), 1e-5)
+    agree(Splash(BLOCKS, interpret=True), POLICIES[name], operands(), 1e-5)
 
 
 def test_bfloat16_stays_near_the_exact_result():
-    agree(Splash(FUSED, interpret=True), POLICIES["causal_unit"], operands(jnp.bfloat16), 2e-2)
+    agree(Splash(BLOCKS, interpret=True), POLICIES["causal_unit"], operands(jnp.bfloat16), 2e-2)
 
 
 @pytest.mark.parametrize(("n_q", "n_k"), [(256, 256), (5, 3), (130, 640)])
 def test_lengths_that_fit_and_that_do_not(n_q, n_k):
-    agree(Splash(FUSED, interpret=True), Policy(), operands(n_q=n_q, n_k=n_k), 1e-5)
+    agree(Splash(BLOCKS, interpret=True), Policy(), operands(n_q=n_q, n_k=n_k), 1e-5)

@@ -37,23 +37,15 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Tiles of the three kernels.
-
-    Attributes:
-      forward: of the forward pass.
-      dkv: of the gradients of keys and values.
-      dq: of the gradient of the queries; None forms it in the same pass as dkv, five products instead of seven, at
-        the price of one array of the queries' size for each block of keys.
-    """
+    """Tiles of the forward and the backward pass."""
 
     forward: Tile
-    dkv: Tile
-    dq: Tile | None = None
+    backward: Tile
 
     def halved(self) -> "Blocks":
         """For operands of twice the size."""
-        half = lambda t: t and Tile(*(max(LANES, n // 2 // LANES * LANES) for n in (t.q, t.kv, t.compute)))  # noqa: E731
-        return Blocks(half(self.forward), half(self.dkv), half(self.dq))
+        half = lambda t: Tile(*(max(LANES, n // 2 // LANES * LANES) for n in (t.q, t.kv, t.compute)))  # noqa: E731
+        return Blocks(half(self.forward), half(self.backward))
 
 
 def _even(length: int, most: int) -> int:
