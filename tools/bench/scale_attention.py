@@ -21,15 +21,15 @@ from vdm_jax.attention.partition import partition_for
 from vdm_jax.media.figures import Figure
 from vdm_jax.models.dit import DiTConfig
 from vdm_jax.models.dit.blocks import Context, Unit
-from vdm_jax.nn.rotary import rotary_table
+from vdm_jax.models.dit.layout import TokenLayout
 from vdm_jax.planning.collectives import collectives, wire_bytes
 from vdm_jax.planning.hlo import parse
 from vdm_jax.planning.targets import parse_target, target_mesh
-from vdm_jax.sharding import LogicalRules, MeshConfig, activation_sharding, constrain
+from vdm_jax.sharding import LogicalRules, MeshConfig, activation_sharding
 
 MACHINES = {8: "v5p:2x2x2", 64: "v5p:4x4x4", 512: "v5p:8x8x8"}
 TOKENS, HEADS, HEAD_DIM = 512, 64, 128  # tokens of one device
-FRAMES, WIDTH = 8, 256  # of a device, of the factorised block
+FRAMES, PATCHES, WIDTH = 2, 1024, 256  # frames of a device, and tokens of a frame, of the factorised block
 AT_MOST = 1.05
 PARTITIONS = ("ulysses", "ring", "hybrid")
 
@@ -52,7 +52,7 @@ def measure(options: Options) -> list[Figure]:
 def least(name: str, devices: int) -> float:
     """Bytes a device must send in a forward and backward pass in bfloat16."""
     if name == "dynamic":
-        return 4 * (devices - 1) / devices * 2 * FRAMES * FRAMES * devices * WIDTH
+        return 4 * (devices - 1) / devices * 2 * FRAMES * PATCHES * WIDTH
     shape = (1, 1, HEADS, 1, TOKENS * devices, HEAD_DIM)
     where = partition_for(name, devices, shape, shape)
     u, r = where.ulysses, where.ring
@@ -85,25 +85,19 @@ def _exchange(name: str, devices: int) -> tuple[Callable, tuple]:
 
 def _dynamic(devices: int) -> tuple[Callable, tuple]:
     """A factorised unit of the DiT on tokens `[1, T, S, D]` whose T and S divide by the devices."""
-    frames = patches = FRAMES * devices
-    config = DiTConfig(dim=WIDTH, heads=WIDTH // HEAD_DIM, attention="factorised", qk_norm="none")
+    frames, patches = FRAMES * devices, PATCHES
+    config = DiTConfig(dim=WIDTH, heads=WIDTH // HEAD_DIM, attention="factorised", qk_norm="none", rope=False)
     graph, params = nnx.split(nnx.eval_shape(lambda: Unit(config, rngs=nnx.Rngs(0))))
     leaves, tree = jax.tree.flatten(nnx.to_pure_dict(params))
-    tables = {"space": (1, patches), "time": (frames,)}
-    tokens = ((1, frames, FRAMES, WIDTH), jnp.bfloat16, jax.P(None, "context"))
+    tokens = ((1, frames, patches, WIDTH), jnp.bfloat16, jax.P(None, "context"))
     weights = [(leaf.shape, jnp.bfloat16, jax.P()) for leaf in leaves]
 
     def run(x, d_out, *weights):
         unit = nnx.merge(graph, jax.tree.unflatten(tree, weights))
-        rotary = {over: jnp.asarray(rotary_table(sizes, HEAD_DIM)) for over, sizes in tables.items()}
+        layout = TokenLayout.of("factorised", "dynamic", frames, patches, config.heads)
         rows = jnp.zeros((1, frames, 6, WIDTH), jnp.bfloat16)
-        context = Context(rows[:, :, 0], rows, None, None, rotary)
-
-        def through(x):
-            return constrain(unit(constrain(x, "batch", "frames", "tokens", None), context),
-                             "batch", "frames", "tokens", None)  # fmt: skip
-
-        out, pull = jax.vjp(through, x)
+        context = Context(rows[:, :, 0], rows, None, None, {"space": None, "time": None}, layout)
+        out, pull = jax.vjp(lambda x: layout.hold(unit(layout.enter(x), context)), x)
         return out, pull(d_out)
 
     return run, (tokens, tokens, *weights)
