@@ -115,8 +115,8 @@ def does_not_fit(target: Target, error: Exception, known: Memory) -> DoesNotFitE
     needed, usable = (_bytes(amounts[1]), _bytes(amounts[2])) if amounts else (None, None)
     if amounts is None:
         asked = re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", text)
-        # The compiler gave up before it laid out the arguments, so they come on top.
-        needed = _bytes(asked[1]) + known.state + known.batch if asked else known.needed
+        # What it then calls temporaries has arguments and results in it (tried with both large and small ones).
+        needed = _bytes(asked[1]) if asked else known.needed
         usable = _bytes(asked[2]) if asked else known.usable or 0.0
     return DoesNotFitError(target.name, needed, usable, breakdown(text))
 
