@@ -18,6 +18,7 @@ Total hbm usage >= 77.30G:
 Output size 4.20G; shares 4.20G with arguments.
 
 Program hbm requirement 72.82G:
+    reserved          4.0K
     HLO temp         72.82G (98.2% utilization: Unpadded (70.00G) Padded (71.30G), 2.1% fragmentation (1.52G))
 
   Largest program allocations in hbm:
@@ -56,6 +57,7 @@ def test_a_program_given_up_early_has_no_list():
     error = does_not_fit(parse_target("v5p:2x2x1"), RuntimeError(EARLY), KNOWN)
     assert (error.needed, error.usable) == (512 * GIB, 95.74 * GIB)
     assert breakdown(EARLY) == []
+    assert error.breakdown == ["arguments 8.00G", "all else 504.00G"]
 
 
 def test_other_errors_are_not_about_memory():

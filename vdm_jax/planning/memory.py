@@ -118,13 +118,16 @@ def does_not_fit(target: Target, error: Exception, known: Memory) -> DoesNotFitE
         # What it then calls temporaries has arguments and results in it (tried with both large and small ones).
         needed = _bytes(asked[1]) if asked else known.needed
         usable = _bytes(asked[2]) if asked else known.usable or 0.0
-    return DoesNotFitError(target.name, needed, usable, breakdown(text))
+    held = known.state + known.batch
+    lines = breakdown(text) or [f"arguments {held / GIB:.2f}G", f"all else {(needed - held) / GIB:.2f}G"]
+    return DoesNotFitError(target.name, needed, usable, lines)
 
 
 def breakdown(text: str) -> list[str]:
     """The parts of a program and its largest buffers, in libtpu's message: `arguments 4.23G`, `2.5G bf16[...]`."""
     parts = re.findall(r"^\s+(reserved|program|arguments)\s+([\d.]+\w+)\s*$", text, re.MULTILINE)
-    lines = [f"{name} {size}" for name, size in parts]
+    first = dict(reversed(parts))  # a second list tells the program apart again
+    lines = [f"{name} {first[name]}" for name in ("reserved", "program", "arguments") if name in first]
     buffers = re.split(r"^\s*\d+\.\s+Size:\s*", text, flags=re.MULTILINE)[1:]
     for buffer in buffers[:5]:
         size = buffer.split(None, 1)[0]
