@@ -47,7 +47,13 @@ def test_a_run_is_compared_with_its_own_plan(silent_run, capsys):
 
 
 def test_too_large_for_the_chip_is_status_1(tmp_path, capsys):
-    words = ["--config.mesh.fsdp=4", "--config.train.batch_size=4", "--json", str(tmp_path / "x.json")]
+    words = [
+        "--config.mesh.fsdp=4",
+        "--config.mesh.context=1",
+        "--config.train.batch_size=4",
+        "--json",
+        str(tmp_path / "x.json"),
+    ]
     assert main(["plan", "--config", "configs/dit_14b.py", "--target", "v5e:2x2", *words]) == 1
     page = capsys.readouterr().out
     assert "it does NOT fit" in page

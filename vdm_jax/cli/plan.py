@@ -18,7 +18,7 @@ from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import read_config
 
 EXAMPLE = """
-vdm plan --config configs/dit_14b.py --target v5p:4x4x8 --config.train.batch_size=128
+vdm plan --config configs/dit_14b.py --target v5p:4x4x8
 vdm plan --config configs/dit_14b.py --target v6e:16x16 --slices 2 --config.train.batch_size=512 --samples 1e8
 vdm plan --config configs/dit_1b.py --target h200:64 --search
 vdm plan --config configs/dit_tiny.py --target cpu:8 --dump-hlo step.hlo --json plan.json
