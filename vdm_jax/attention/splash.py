@@ -50,6 +50,7 @@ class Splash:
     name = "splash"
     differentiable = False
     streams = True
+    anywhere = True
 
     def refuses(self, policy, q_shape, k_shape, dtype, platform) -> str | None:
         """Everything but TPUs, dense masks, and what is neither float32 nor bfloat16."""
