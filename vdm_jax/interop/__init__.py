@@ -1,0 +1,1 @@
+"""PyTorch: published checkpoints in and out."""
