@@ -1,0 +1,74 @@
+"""Convolutions against their definition: every window, stride and padding, and the gradients of both paths."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vdm_jax.nn.conv import Conv, convolve
+
+
+def by_definition(x, kernel, bias, stride, padding):
+    """The sum of the module docstring over one picture `[*S, in]`, point by point."""
+    x = np.pad(x, [*padding, (0, 0)])
+    window = kernel.shape[:-2]
+    sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape, window, stride)]
+    y = np.zeros((*sizes, kernel.shape[-1]))
+    for point in itertools.product(*map(range, sizes)):
+        at = tuple(slice(p * s, p * s + k) for p, s, k in zip(point, stride, window))
+        y[point] = np.tensordot(x[at], kernel, kernel.ndim - 1) + bias
+    return y
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"),
+    [
+        ((3,), 1, None),
+        ((3, 3), 1, None),
+        ((3, 3), 2, None),
+        ((3, 3), 2, ((0, 1), (0, 1))),
+        ((1, 1), 1, None),
+        ((3, 1, 1), 1, None),
+        ((3, 1, 1), 1, ((2, 0), (0, 0), (0, 0))),
+        ((3, 1, 1), (2, 1, 1), None),
+        ((3, 3, 3), (1, 2, 2), None),
+    ],
+)
+def test_a_convolution_is_its_definition(window, stride, padding):
+    layer = Conv(3, 5, window, rngs=nnx.Rngs(0), stride=stride, padding=padding)
+    layer.bias[...] = jnp.arange(5.0)
+    dims = len(window)
+    x = np.asarray(jax.random.normal(jax.random.key(1), (2, 3, 4, 6, 5)[-dims - 1 :][:-1] + (3,)))
+    batch = np.stack([x, x + 1])[:, None]  # [2, 1, *S, 3]
+    out = np.asarray(layer(jnp.asarray(batch)))
+    for one, y in zip(batch[:, 0], out[:, 0]):
+        expected = by_definition(one, np.asarray(layer.kernel[...]), np.arange(5.0), layer.stride, layer.padding)
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [(3, 1, 1), (1, 3, 3), (3, 3)])
+def test_gradients_are_those_of_the_library(window):
+    layer = Conv(4, 6, window, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 4, 4, 4))
+    kernel = layer.kernel[...]
+    letters = "THW"[-len(window) :]
+    numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+
+    def theirs(x, kernel):
+        flat = x.reshape(-1, *x.shape[-len(window) - 1 :])
+        y = jax.lax.conv_general_dilated(flat, kernel, layer.stride, layer.padding, dimension_numbers=numbers)
+        return jnp.sum(jnp.sin(y))
+
+    def ours(x, kernel):
+        return jnp.sum(jnp.sin(convolve(x, kernel, layer.stride, layer.padding)))
+
+    for got, expected in zip(jax.grad(ours, (0, 1))(x, kernel), jax.grad(theirs, (0, 1))(x, kernel)):
+        np.testing.assert_allclose(got, expected, atol=2e-4)
+
+
+def test_the_network_decides_the_precision():
+    layer = Conv(4, 6, (3, 3), rngs=nnx.Rngs(0))
+    assert layer(jnp.ones((1, 4, 4, 4), jnp.bfloat16)).dtype == jnp.bfloat16

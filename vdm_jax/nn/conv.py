@@ -1,0 +1,81 @@
+"""Convolutions of channels-last arrays over their last one, two or three dims before the channels.
+
+    y[..., p, o] = sum_{k, i} x[..., p * stride + k - before, i] kernel[k, i, o] + bias[o]
+
+Dims in front of those the window covers are batch, so a clip `[B, T, H, W, C]` under a window of two dims is B T
+pictures.  A window of (k, 1, 1), and every window of ones, is k matrix products over shifted views.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vdm_jax.nn.linear import Initializer, param
+
+Array = jax.Array
+Padding = tuple[tuple[int, int], ...]
+_LETTERS = "THW"
+
+
+class Conv(nnx.Module):
+    """`[..., *S, in] -> [..., *S', out]`, kernel `[*window, in, out]`.
+
+    Args:
+      in_channels, out_channels: of the last dim.
+      window: size along each of the convolved dims, 1 to 3 of them.
+      stride: of all of them, or of each.
+      padding: zeros (before, after) each convolved dim; None is half a window on both sides, which keeps sizes.
+      axes: logical names of (in, out).
+      bias: whether to add one.
+      init: of the kernel; default is LeCun-normal.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: tuple[int, ...],
+        *,
+        rngs: nnx.Rngs,
+        stride: int | tuple[int, ...] = 1,
+        padding: Padding | None = None,
+        axes: tuple[str | None, str | None] = ("embed", "embed_out"),
+        bias: bool = True,
+        init: Initializer | None = None,
+    ):
+        dims = len(window)
+        self.stride = (stride,) * dims if isinstance(stride, int) else tuple(stride)
+        self.padding = tuple((k // 2, k // 2) for k in window) if padding is None else tuple(padding)
+        assert len(self.stride) == len(self.padding) == dims, f"{stride} and {padding} do not fit a window {window}"
+        init = init or jax.nn.initializers.lecun_normal()
+        self.kernel = param(rngs, init, (*window, in_channels, out_channels), (*(None,) * dims, *axes))
+        self.bias = param(rngs, jax.nn.initializers.zeros, (out_channels,), axes[1:]) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        y = convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def convolve(x: Array, kernel: Array, stride: tuple[int, ...], padding: Padding) -> Array:
+    """The convolution without bias; arguments as in `Conv`, `kernel [*window, in, out]` in the dtype of `x`."""
+    dims = kernel.ndim - 2
+    batch, sizes = x.shape[: x.ndim - dims - 1], x.shape[x.ndim - dims - 1 : -1]
+    x = x.reshape(math.prod(batch), *sizes, x.shape[-1])
+    if math.prod(kernel.shape[1:-2]) == 1 and stride == (1,) * dims and not any(map(any, padding[1:])):
+        y = _shifted(x, kernel.reshape(kernel.shape[0], *kernel.shape[-2:]), padding[0])
+    else:
+        letters = _LETTERS[-dims:]
+        layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+        y = jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=layout)
+    return y.reshape(*batch, *y.shape[1:])
+
+
+def _shifted(x: Array, kernel: Array, padding: tuple[int, int]) -> Array:
+    """A window of k along the second dim alone: `x [N, T, ..., in]`, `kernel [k, in, out]`."""
+    length = x.shape[1] + sum(padding) - kernel.shape[0] + 1
+    x = jnp.pad(x, ((0, 0), padding, *((0, 0),) * (x.ndim - 2))) if any(padding) else x
+    views = (jax.lax.slice_in_dim(x, k, k + length, axis=1) for k in range(kernel.shape[0]))
+    y = sum(view.reshape(-1, x.shape[-1]) @ kernel[k] for k, view in enumerate(views))
+    return y.reshape(x.shape[0], length, *x.shape[2:-1], -1)
