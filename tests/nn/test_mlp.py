@@ -14,7 +14,7 @@ THEIRS = {
 }
 
 
-@pytest.mark.parametrize("activation", [*THEIRS, "swiglu"])
+@pytest.mark.parametrize("activation", [*THEIRS, "swiglu", "geglu"])
 def test_it_is_what_its_name_says(activation):
     mlp = MLP(6, 10, activation=activation, rngs=nnx.Rngs(0))
     x = np.asarray(2 * jax.random.normal(jax.random.key(0), (3, 4, 6)))
@@ -22,6 +22,8 @@ def test_it_is_what_its_name_says(activation):
     hidden = torch.from_numpy(np.einsum("abd,dgh->gabh", x, up))
     if activation == "swiglu":
         hidden = torch.nn.functional.silu(hidden[0]) * hidden[1]
+    elif activation == "geglu":
+        hidden = hidden[0] * torch.nn.functional.gelu(hidden[1])
     else:
         assert len(hidden) == 1
         hidden = THEIRS[activation](hidden[0])

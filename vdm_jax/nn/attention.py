@@ -34,10 +34,20 @@ class QKNorm(nnx.Module):
 class SelfAttention(nnx.Module):
     """Attention of tokens to each other, whatever they are: a clip, the frames of a clip, tubes, a sentence."""
 
-    def __init__(self, dim: int, heads: int, *, rngs: nnx.Rngs, qk_norm: str = "none", kernel: str = "auto"):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        rngs: nnx.Rngs,
+        qk_norm: str = "none",
+        kernel: str = "auto",
+        qkv_bias: bool = True,
+    ):
         head_dim = dim // heads
         self.kernel = kernel
-        self.qkv = Linear(dim, (heads, 3, head_dim), axes=("embed", "heads", None, "head_dim"), rngs=rngs)
+        axes = ("embed", "heads", None, "head_dim")
+        self.qkv = Linear(dim, (heads, 3, head_dim), axes=axes, bias=qkv_bias, rngs=rngs)
         self.out = Linear(dim, dim, axes=("heads", "embed"), rngs=rngs)
         self.norm = QKNorm(qk_norm, heads, head_dim, rngs=rngs)
 
@@ -86,11 +96,15 @@ class CrossAttention(nnx.Module):
         qk_norm: str = "none",
         kernel: str = "auto",
         out_init: Initializer | None = None,
+        context_dim: int | None = None,
+        qkv_bias: bool = True,
     ):
-        head_dim = dim // heads
+        head_dim, context_dim = dim // heads, context_dim or dim
         self.kernel = kernel
-        self.q = Linear(dim, (heads, head_dim), axes=("embed", "heads", "head_dim"), rngs=rngs)
-        self.kv = Linear(dim, (heads, 2, head_dim), axes=("embed", "heads", None, "head_dim"), rngs=rngs)
+        axes = ("embed", "heads", "head_dim")
+        self.q = Linear(dim, (heads, head_dim), axes=axes, bias=qkv_bias, rngs=rngs)
+        axes = ("embed", "heads", None, "head_dim")
+        self.kv = Linear(context_dim, (heads, 2, head_dim), axes=axes, bias=qkv_bias, rngs=rngs)
         self.out = Linear(dim, dim, axes=("heads", "embed"), init=out_init, rngs=rngs)
         self.norm = QKNorm(qk_norm, heads, head_dim, rngs=rngs)
 
@@ -99,7 +113,7 @@ class CrossAttention(nnx.Module):
     ) -> Array:
         """Args:
           x: `[B, N, D]` or, in G groups, `[B, G, N, D]`.
-          context: `[B, L, D]`, read by all groups, or `[B, G, L, D]`.
+          context: `[B, L, E]`, read by all groups, or `[B, G, L, E]`; E is `context_dim`, by default D.
           context_mask: `[B, L]` or `[B, G, L]` bool, True where there is something to read.
           partition: see `attend`.
 

@@ -17,30 +17,36 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
 }
 
+# Of two projections a, b of the tokens (2002.05202).
+GATED: dict[str, Callable[[Array, Array], Array]] = {
+    "swiglu": lambda a, b: jax.nn.silu(a) * b,
+    "geglu": lambda a, b: a * jax.nn.gelu(b, approximate=False),
+}
+
 
 def check_activation(name: str) -> None:
-    """Raises ValueError unless `name` is `swiglu` or one of `ACTIVATIONS`."""
-    if name != "swiglu" and name not in ACTIVATIONS:
-        raise ValueError(f"mlp: {did_you_mean(name, [*ACTIVATIONS, 'swiglu'])}")
+    """Raises ValueError unless `name` is one of `ACTIVATIONS` or `GATED`."""
+    if name not in GATED and name not in ACTIVATIONS:
+        raise ValueError(f"mlp: {did_you_mean(name, [*ACTIVATIONS, *GATED])}")
 
 
 class MLP(nnx.Module):
     """`[..., dim] -> [..., dim]` through `hidden` channels.
 
-    `activation` is one of `ACTIVATIONS`, or `swiglu` (2002.05202): `(silu(x A) * x B) C`.
+    `activation` is one of `ACTIVATIONS`, `f(x A) C`, or of `GATED`, `f(x A, x B) C`.
     """
 
     def __init__(self, dim: int, hidden: int, *, activation: str, rngs: nnx.Rngs):
         check_activation(activation)
         self.activation = activation
-        gates = 2 if activation == "swiglu" else 1
+        gates = 2 if activation in GATED else 1
         self.up = Linear(dim, (gates, hidden), axes=("embed", None, "mlp"), rngs=rngs)
         self.down = Linear(hidden, dim, axes=("mlp", "embed"), rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         hidden = self.up(x)
-        if self.activation == "swiglu":
-            hidden = jax.nn.silu(hidden[..., 0, :]) * hidden[..., 1, :]
+        if self.activation in GATED:
+            hidden = GATED[self.activation](hidden[..., 0, :], hidden[..., 1, :])
         else:
             hidden = ACTIVATIONS[self.activation](hidden[..., 0, :])
         return self.down(hidden)

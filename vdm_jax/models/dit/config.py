@@ -6,7 +6,7 @@ import math
 from vdm_jax.attention import check_kernel
 from vdm_jax.errors import did_you_mean
 from vdm_jax.models.dit.layout import check_partition
-from vdm_jax.nn.mlp import check_activation
+from vdm_jax.nn.mlp import GATED, check_activation
 from vdm_jax.nn.stack import check_remat
 
 _CHOICES = {
@@ -27,7 +27,7 @@ class DiTConfig:
       dim, depth, heads: width, number of scanned units (a unit of the factorised form is a spatial and a temporal
         block), attention heads.
       mlp_dim: hidden channels of the MLP; 0 means 4 * dim.
-      mlp: `gelu`, `relu2`, `silu` or `swiglu`.
+      mlp: `gelu`, `relu2`, `silu`, `swiglu` or `geglu`.
       attention: `full` over all tokens of the clip, or `factorised` into space and time.
       causal: a frame sees itself and earlier frames only.
       adaln: `single` (one projection of the time for all blocks plus a table in each, PixArt 2310.00426) or
@@ -144,7 +144,7 @@ class DiTConfig:
 
         For N tokens in T frames, width D, MLP width M and L text tokens of width E:
 
-            a unit         QKV and output 8 N D^2, MLP 4 N D M (6 N D M for swiglu), the cross-attention's projections
+            a unit         QKV and output 8 N D^2, MLP 4 N D M (6 N D M for gated ones), the cross-attention's projections
                            4 (N + L) D^2; twice the first two for the factorised form; `attention_flops`
             adaLN          12 T D^2 (for each block, if each has its own)
             the ends       2 N D (patch in + patch out), 2 L E D, 4 T D^2, 2 (256 D + D^2) for each embedded number
@@ -154,7 +154,7 @@ class DiTConfig:
         t, h, w = self.token_grid(frames, height, width)
         tokens, d = t * h * w, self.dim
         blocks = 1 if self.attention == "full" else 2  # of a unit
-        unit = blocks * tokens * (8 * d * d + (6 if self.mlp == "swiglu" else 4) * d * self.hidden)
+        unit = blocks * tokens * (8 * d * d + (6 if self.mlp in GATED else 4) * d * self.hidden)
         unit += 4 * (tokens + text_length) * d * d if self.text_dim else 0
         modulation = 12 * t * d * d * (self.depth * blocks if self.adaln == "per_block" else 1)
         ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels) + 4 * t * d * d
