@@ -8,12 +8,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.keymap import KeyMap, Shape
+from vdm_jax.training.state import NetworkDefinitions, define
+
+NETWORK = "network"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Family:
         network does not have.  See `Options`.
       write: our config -> `config.json`, for export.
       keymap: our config -> the map of its parameters.
+      library: whose file names and `config.json` it has, `diffusers` or `transformers`.
+      spell: name of a tensor in a file -> its name in the key map, for files with other spellings, or with one tensor
+        under two names.
     """
 
     published: str
@@ -34,6 +39,8 @@ class Family:
     read: Callable[["Options"], Any]
     write: Callable[[Any], dict[str, Any]]
     keymap: Callable[[Any], KeyMap]
+    library: str = "diffusers"
+    spell: Callable[[str], str] = lambda name: name
 
     def config(self, published: Mapping[str, Any]) -> Any:
         """`config.json` -> our config.
@@ -46,11 +53,19 @@ class Family:
         options.finish()
         return config
 
+    def published_config(self, config: Any) -> dict[str, Any]:
+        """Our config -> `config.json`, with the name of the class."""
+        named = {"_class_name": self.published} if self.library == "diffusers" else {"architectures": [self.published]}
+        return named | self.write(config)
+
+    def define(self, config: Any) -> NetworkDefinitions:
+        """The static half of the network, which is called `NETWORK` there; nothing is allocated."""
+        return define(lambda rngs: {NETWORK: self.module(config, rngs)})
+
     def shapes(self, config: Any) -> dict[str, Shape]:
         """Shape of each of our parameters by its dotted path, without allocating any."""
-        state = jax.eval_shape(lambda: nnx.state(self.module(config, nnx.Rngs(0)), nnx.Param))
-        flat = flatten_dict(nnx.to_pure_dict(state))
-        return {".".join(map(str, path)): leaf.shape for path, leaf in flat.items()}
+        flat = flatten_dict(self.define(config).abstract[NETWORK])
+        return {".".join(path): leaf.shape for path, leaf in flat.items()}
 
 
 class Options:

@@ -105,10 +105,12 @@ class Buffer:
     Attributes:
       theirs: its name.
       make: its value.
+      saved: whether state dicts of today hold it; else only old files do, and none is written.
     """
 
     theirs: str
     make: Callable[[], np.ndarray]
+    saved: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +174,7 @@ class KeyMap:
     def shapes(self, ours: Mapping[str, Shape]) -> dict[str, Shape]:
         """Name -> shape of everything that the published state dict holds."""
         found = {entry.name: entry.shape(ours[entry.rule.ours]) for entry in self.entries(ours)}
-        return found | {buffer.theirs: buffer.make().shape for buffer in self.buffers}
+        return found | {buffer.theirs: buffer.make().shape for buffer in self.buffers if buffer.saved}
 
 
 def under(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
