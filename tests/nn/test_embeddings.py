@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.embeddings import get_3d_sincos_pos_embed, get_timestep_embedding
 from flax import nnx
 
-from vdm_jax.nn.embeddings import LabelEmbedding, ScalarEmbedding, sincos_table, sinusoidal
+from vdm_jax.nn.embeddings import LabelEmbedding, ScalarEmbedding, sincos_table, sincos_table_at, sinusoidal
 
 
 def test_sinusoids_are_those_of_diffusers():
@@ -52,3 +52,10 @@ def test_a_table_of_one_axis_is_the_sinusoids():
     table = sincos_table((5,), 8)
     cos_sin = np.asarray(sinusoidal(jnp.arange(5), 8))
     np.testing.assert_allclose(table, np.concatenate([cos_sin[:, 4:], cos_sin[:, :4]], axis=1), atol=1e-6)
+
+
+def test_a_table_between_the_points_is_that_of_diffusers():
+    """CogVideoX: time a quarter, then width, then height, all of them scaled."""
+    theirs = get_3d_sincos_pos_embed(32, (3, 4), 2, spatial_interpolation_scale=1.875, temporal_interpolation_scale=2.0)
+    table = sincos_table_at((np.arange(2) / 2.0, np.arange(3) / 1.875, np.arange(4) / 1.875), (8, 12, 12))
+    np.testing.assert_allclose(table.swapaxes(1, 2).reshape(2, 12, 32), theirs.numpy(), atol=1e-6)

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
-from vdm_jax.nn.rotary import axis_pairs, rotary_table, rotate
+from vdm_jax.nn.rotary import axis_pairs, rotary_table, rotary_table_at, rotate
 
 GRIDS = [(7,), (3, 4), (2, 3, 4)]
 
@@ -67,3 +67,12 @@ def test_it_is_the_rope_of_wan_up_to_the_order_of_the_channels():
 def test_the_dtype_is_kept():
     x = vectors(4, 8).astype(jnp.bfloat16)
     assert rotate(x, jnp.asarray(rotary_table((4,), 8))).dtype == jnp.bfloat16
+
+
+def test_positions_between_the_points_and_shares_of_ones_own():
+    """CogVideoX: a quarter of the pairs to time, positions of a small clip spread over those of the full size."""
+    theirs = get_3d_rotary_pos_embed(32, ((0, 1), (6, 4)), (4, 3), 2)
+    height, width = np.linspace(0, 6 * 3 / 4, 4), np.linspace(1, 4 * 2 / 3, 3)
+    table = rotary_table_at((np.arange(2), height, width), (4, 6, 6))
+    for got, want in zip(table.transpose(1, 0, 2), theirs):
+        np.testing.assert_allclose(got, want.numpy()[:, ::2], atol=1e-5)

@@ -1,6 +1,7 @@
 """Numbers, labels and positions as vectors."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +54,26 @@ class LabelEmbedding(nnx.Module):
 def sincos_table(sizes: tuple[int, ...], dim: int) -> np.ndarray:
     """Fixed sinusoidal table of a grid, `[*sizes, dim]` float32; `dim` is shared evenly by the grid's dims."""
     share = dim // len(sizes) // 2 * 2
-    table = np.zeros((*sizes, dim), np.float32)
-    frequencies = 1.0 / 10_000 ** (np.arange(share // 2) / (share // 2))
-    for axis, size in enumerate(sizes):
-        angles = np.arange(size)[:, None] * frequencies
+    table = sincos_table_at([np.arange(size) for size in sizes], [share] * len(sizes))
+    return np.pad(table, [*[(0, 0)] * len(sizes), (0, dim - table.shape[-1])])
+
+
+def sincos_table_at(positions: Sequence[np.ndarray], dims: Sequence[int]) -> np.ndarray:
+    """Sinusoids of a grid whose points need not be whole numbers.
+
+    Args:
+      positions: along each dim of the grid, one-dimensional.
+      dims: channels of each, even: sines, then cosines.
+
+    Returns:
+      `[*points, sum(dims)]` float32.
+    """
+    sizes = [len(p) for p in positions]
+    parts = []
+    for axis, (points, share) in enumerate(zip(positions, dims, strict=True)):
+        frequencies = 1.0 / 10_000 ** (np.arange(share // 2) / (share // 2))
+        angles = np.asarray(points, np.float64)[:, None] * frequencies
         code = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
-        shape = [size if a == axis else 1 for a in range(len(sizes))]
-        table[..., axis * share : (axis + 1) * share] = code.reshape(*shape, share)
-    return table
+        shape = [size if a == axis else 1 for a, size in enumerate(sizes)]
+        parts.append(np.broadcast_to(code.reshape(*shape, share), (*sizes, share)))
+    return np.concatenate(parts, axis=-1)

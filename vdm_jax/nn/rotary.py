@@ -8,6 +8,8 @@ Pairs are `(i, i + D / 2)`, so that a rotation is two slices and no strided acce
 neighbouring pairs `(2i, 2i + 1)` differ by a fixed permutation of the Q and K channels, which interop applies.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,10 +34,24 @@ def rotary_table(sizes: tuple[int, ...], head_dim: int, theta: float = 10_000.0)
     Returns:
       `[prod(sizes), 2, head_dim / 2]` float32: cos and sin.
     """
-    grids = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in sizes), indexing="ij")
+    return rotary_table_at([np.arange(n) for n in sizes], axis_pairs(head_dim, len(sizes)), theta)
+
+
+def rotary_table_at(positions: Sequence[np.ndarray], pairs: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
+    """Angles of a grid whose points need not be whole numbers.
+
+    Args:
+      positions: along each axis, one-dimensional.
+      pairs: of each axis.
+      theta: longest wavelength.
+
+    Returns:
+      `[points, 2, sum(pairs)]` float32: cos and sin.
+    """
+    grids = np.meshgrid(*(np.asarray(p, np.float64) for p in positions), indexing="ij")
     angles = []
-    for grid, pairs in zip(grids, axis_pairs(head_dim, len(sizes))):
-        frequencies = 1.0 / theta ** (np.arange(pairs) / pairs)
+    for grid, count in zip(grids, pairs, strict=True):
+        frequencies = 1.0 / theta ** (np.arange(count) / count)
         angles.append(grid.reshape(-1, 1) * frequencies)
     angle = np.concatenate(angles, axis=1)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
