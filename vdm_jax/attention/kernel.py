@@ -12,6 +12,7 @@ works with every kernel.
 """
 
 import dataclasses
+import math
 from typing import Protocol
 
 import jax
@@ -21,6 +22,7 @@ from vdm_jax.attention import policy as policies
 from vdm_jax.attention.policy import Policy
 
 Array = jax.Array
+LOG2_E = math.log2(math.e)
 NEG = -1e30  # finite, so that a row which sees nothing gives zeros and not NaN
 
 
@@ -118,3 +120,8 @@ class Kernel(Protocol):
         self, q: Array, k: Array, v: Array, lse: Array, delta: Array, d_out: Array, view: View
     ) -> tuple[Array, Array, Array]:
         """Gradients of q, k, v in any float dtype, given `lse`, `delta` `[B, H, Nq]` float32 of the whole rows."""
+
+
+def in_base_2(q: Array, view: View) -> Array:
+    """Queries whose products with keys are `log2 e` times the scores: an accelerator's exponential is that of 2."""
+    return (q.astype(jnp.float32) * (view.scale * LOG2_E)).astype(q.dtype)

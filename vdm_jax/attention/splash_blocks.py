@@ -59,20 +59,20 @@ BLOCKS = {
     "v5e": Blocks(Tile(1024, 1024, 512), Tile(1024, 1024, 512)),
     "v5p": Blocks(Tile(1024, 1024, 512), Tile(1024, 1024, 512)),
     "v6e": Blocks(Tile(2048, 2048, 512), Tile(1024, 1024, 512)),
-    "7x": Blocks(Tile(2048, 2048, 512), Tile(1024, 1024, 512)),
+    "tpu7x": Blocks(Tile(2048, 2048, 512), Tile(1024, 1024, 512)),
 }
 # What JAX calls them.
-_CHIPS = {
+CHIP_OF = {
     "TPU v5 lite": "v5e",
     "TPU v5": "v5p",
     "TPU v5p": "v5p",
     "TPU v6 lite": "v6e",
     "TPU v6e": "v6e",
-    "TPU7x": "7x",
+    "TPU7x": "tpu7x",
 }
 
 
 def blocks_for(device_kind: str, dtype) -> Blocks:
     """The tile sizes for a chip, named as JAX names it; an unknown one gets those that fit the least memory."""
-    blocks = BLOCKS[_CHIPS.get(device_kind, "v5e")]
+    blocks = BLOCKS[CHIP_OF.get(device_kind, "v5e")]
     return blocks if jnp.dtype(dtype).itemsize <= 2 else blocks.halved()
