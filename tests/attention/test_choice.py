@@ -57,6 +57,8 @@ def test_auto_goes_by_head_size_dtype_and_batch():
         ("splash", "cpu", FULL, BF16, "kernel: 'splash' runs on TPUs, and this program is for a cpu; 'chunked' can"),
         ("splash", "tpu", DENSE, BF16, "kernel: 'splash' cannot honour the dense mask"),
         ("splash", "tpu", FULL, jnp.float16, "kernel: 'splash' computes in float32 or bfloat16, not float16"),
+        ("triton", "tpu", FULL, BF16, "kernel: 'triton' runs on GPUs, and this program is for a tpu; 'splash' can"),
+        ("triton", "gpu", DENSE, BF16, "kernel: 'triton' cannot honour the dense mask"),
         ("cudnn", "tpu", FULL, BF16, "kernel: 'cudnn' runs on NVIDIA GPUs, and this program is for a tpu"),
         ("cudnn", "gpu", FULL, jnp.float32, "kernel: 'cudnn' computes in bfloat16 or float16, not float32"),
         ("cudnn", "gpu", DENSE, BF16, "kernel: 'cudnn' cannot honour the dense mask"),

@@ -12,9 +12,10 @@ from vdm_jax.attention.kernel import Kernel
 from vdm_jax.attention.policy import Policy
 from vdm_jax.attention.reference import Reference
 from vdm_jax.attention.splash import Splash
+from vdm_jax.attention.triton import Triton
 from vdm_jax.errors import did_you_mean
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Reference(), Chunked(), Splash(), CuDNN())}
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Reference(), Chunked(), Splash(), CuDNN(), Triton())}
 FUSED = {"tpu": "splash", "gpu": "cudnn"}  # platform -> its own kernel
 FEW = 2**26  # scores: 256 MiB in float32
 SMALLEST = 64  # shorter sequences than this fill less than half of one of splash's tiles
