@@ -102,6 +102,18 @@ def test_frames_of_tokens(mesh, partition, length, kind):
         assert not grad[:, :, SPACE:].any()
 
 
+@pytest.mark.parametrize("partition", ["rows", "local"])
+def test_padding_of_tokens_that_nobody_exchanges(mesh, partition):
+    mask = jax.random.bernoulli(jax.random.key(1), 0.6, (B, H, N, N))
+    args = operands((B, N, H, D))
+    want = on_one_device(args, policy=Policy(mask=mask))
+    wide = [jnp.pad(x, [(0, 0), (0, 3), (0, 0), (0, 0)], constant_values=7.0) for x in args[:3]]
+    weights = jnp.pad(args[3], [(0, 0), (0, 3), (0, 0), (0, 0)])
+    got = with_gradients(mesh, (*wide, weights), partition=partition, policy=Policy(mask=mask), length=N)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a[:, :N], b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("context", [2, 3, 8])
 @pytest.mark.parametrize("policy", ["full", "causal", "window"])
 def test_rings_of_any_size(context, policy):

@@ -138,6 +138,15 @@ def test_full_attention_sends_what_its_partition_says(partition):
     assert not [c for each in (forward, both) for c in each if c.kind == "all-gather"]
 
 
+@pytest.mark.parametrize(("remat", "again"), [("none", 0), ("attention", 3), ("full", 4)])
+def test_a_kept_output_spares_the_recomputation_its_exchange(remat, again):
+    """Backward needs q, k, v again; the output and its exchange only where it was not kept."""
+    depth = 2
+    _, both = traffic({"partition": "ulysses", "remat": remat}, 8, mesh_of(context=4), depth)
+    once = 4 + 5  # q, k, v, out; and dO, delta, dq, dk, dv
+    assert sum(c.count for c in both if c.kind == "all-to-all") == depth * (once + again)
+
+
 @pytest.mark.parametrize(
     ("attention", "context", "frames", "heads", "name"),
     [

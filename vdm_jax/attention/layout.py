@@ -69,7 +69,7 @@ def resize(x: Array, dim: int, size: int) -> Array:
     """Cuts a dim off, or pads it with zeros (False), at its end."""
     if x.shape[dim] >= size:
         return x if x.shape[dim] == size else jax.lax.slice_in_dim(x, 0, size, axis=dim)
-    return jnp.pad(x, [(0, size - n if axis == dim else 0) for axis, n in enumerate(x.shape)])
+    return jnp.pad(x, [(0, size - n if axis == dim % x.ndim else 0) for axis, n in enumerate(x.shape)])
 
 
 def _with_missing(layout: str) -> str:

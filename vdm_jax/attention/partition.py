@@ -21,6 +21,7 @@ from vdm_jax.attention.layout import GROUPS, HEADS, TOKENS
 from vdm_jax.errors import did_you_mean
 
 CONTEXT = "context"
+ENOUGH = 0.75  # of the devices busy is better than all of them, exchanging
 PARTITIONS = ("local", "groups", "rows", "ulysses", "ring", "hybrid")
 
 
@@ -67,11 +68,16 @@ def choose_partition(context: int, q_shape: tuple[int, ...], k_shape: tuple[int,
     n_q, n_k = math.prod(q_shape[3:5]), math.prod(k_shape[3:5])
     if context == 1:
         return "local", "the mesh has no context axis"
-    if q_shape[GROUPS] > 1:
+    if q_shape[GROUPS] > 1 and busy(q_shape[GROUPS], context) >= ENOUGH:
         return "groups", f"{q_shape[GROUPS]} sequences an example go to {context} devices whole"
     if n_k < n_q:
         return "rows", f"{n_k} keys for {n_q} queries are few enough to be everywhere"
     return choose_exchange(context, q_shape[HEADS])
+
+
+def busy(count: int, devices: int) -> float:
+    """The share of devices with work where `count` equal things are dealt out to them, and none is cut."""
+    return count / (-(-count // devices) * devices)
 
 
 def choose_exchange(context: int, heads: int) -> tuple[str, str]:

@@ -11,10 +11,10 @@ and seen by nobody: attention is told where they begin.
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from vdm_jax.attention.chosen import note
-from vdm_jax.attention.partition import CONTEXT, check_degree, choose_exchange
+from vdm_jax.attention.layout import resize
+from vdm_jax.attention.partition import CONTEXT, ENOUGH, busy, check_degree, choose_exchange
 from vdm_jax.errors import did_you_mean
 from vdm_jax.sharding.context import axis_size
 from vdm_jax.sharding.exchange import exchange, padded
@@ -48,11 +48,11 @@ def choose_partition(attention: str, context: int, frames: int, heads: int) -> t
     if context == 1:
         return "local", "the mesh has no context axis"
     if attention == "factorised":
-        busy = frames / (-(-frames // context) * context)
-        if busy >= 0.75:
-            return "dynamic", f"{frames} frames keep {context} devices busy, and one exchange of tokens is the least"
+        share = busy(frames, context)
+        if share >= ENOUGH:
+            return "dynamic", f"{frames} frames keep {share:.0%} of {context} devices busy, for one exchange a block"
         name, why = choose_exchange(context, heads)
-        return name, f"{frames} frames would keep {busy:.0%} of {context} devices busy; {why}"
+        return name, f"{frames} frames would keep {share:.0%} of {context} devices busy; {why}"
     return choose_exchange(context, heads)
 
 
@@ -118,15 +118,15 @@ class TokenLayout:
         """
         if x.ndim == 0:
             return x
-        return _to_size(x, -3, padded(x.shape[-3], CONTEXT)) if self.dynamic else self.pad_space(x, -2)
+        return resize(x, -3, padded(x.shape[-3], CONTEXT)) if self.dynamic else self.pad_space(x, -2)
 
     def pad_space(self, x: Array, dim: int) -> Array:
         """What there is of every token of a frame, with as many as frames have in full and space blocks."""
-        return x if self.dynamic else _to_size(x, dim, padded(x.shape[dim], CONTEXT))
+        return x if self.dynamic else resize(x, dim, padded(x.shape[dim], CONTEXT))
 
     def like(self, frames: Array, tokens: Array) -> Array:
         """What there is of every frame, `[B, T, ...]`, with as many frames as these tokens have."""
-        return _to_size(frames, FRAMES, tokens.shape[FRAMES])
+        return resize(frames, FRAMES, tokens.shape[FRAMES])
 
     def rows(self, rows: Array, tokens: Array) -> Array:
         """The same for modulation, `[B, T, n, D]`: it is small and whole everywhere, as time blocks read all of it."""
@@ -141,8 +141,3 @@ class TokenLayout:
     def to_text(self) -> str:
         """The partition of attention of tokens to the prompt."""
         return {"dynamic": "groups", "local": "local"}.get(self.partition, "rows")
-
-
-def _to_size(x: Array, dim: int, size: int) -> Array:
-    short = size - x.shape[dim]
-    return x if short == 0 else jnp.pad(x, [(0, short if axis == dim % x.ndim else 0) for axis in range(x.ndim)])
