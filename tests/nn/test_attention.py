@@ -62,6 +62,7 @@ def test_queries_and_keys_are_normed_over_a_head_or_all(kind, over):
 def test_queries_and_keys_without_bias_from_a_context_of_another_width():
     layer = CrossAttention(DIM, HEADS, context_dim=7, qkv_bias=False, rngs=nnx.Rngs(0))
     assert layer.kv.kernel.shape[0] == 7
-    assert layer.q.bias is None and layer.kv.bias is None and layer.out.bias is not None
+    assert (layer.q.bias, layer.kv.bias) == (None, None)
+    assert layer.out.bias is not None
     assert layer(X, jnp.ones((2, L, 7))).shape == X.shape
     assert SelfAttention(DIM, HEADS, qkv_bias=False, rngs=nnx.Rngs(0)).qkv.bias is None

@@ -39,6 +39,18 @@ class ScalarEmbedding(nnx.Module):
         return y if self.null is None else jnp.where((x == -1)[..., None], self.null[...].astype(dtype), y)
 
 
+class VectorEmbedding(nnx.Module):
+    """Linear - SiLU - Linear: `[..., in_dim] -> [..., dim]` through `hidden` channels, by default `dim`."""
+
+    def __init__(self, in_dim: int, dim: int, *, rngs: nnx.Rngs, hidden: int = 0):
+        hidden = hidden or dim
+        self.hidden = Linear(in_dim, hidden, axes=("frequencies", "embed"), init=_NORMAL, rngs=rngs)
+        self.out = Linear(hidden, dim, axes=("embed", "embed_out"), init=_NORMAL, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.out(jax.nn.silu(self.hidden(x)))
+
+
 class LabelEmbedding(nnx.Module):
     """Class labels `[B] int -> [B, dim]`; -1 (unconditional) is the last row of the table."""
 

@@ -37,6 +37,7 @@ class DiTConfig:
       grid: (frames, height, width) of the largest clip in tokens, for the `learned` table.
       qk_norm: RMS norm of queries and keys per `head`, over `all` heads, or `none`.
       text_dim: width of the text features; 0 is a model without text.
+      cross_norm: layer norm of the tokens before they read the text.
       pooled_text: add the mean text feature to the time embedding, so that adaLN hears the prompt too.
       classes: number of labels of `vector["label"]`; 0 is none.
       scalars: names of other entries of `vector` (fps, motion ...).
@@ -65,6 +66,7 @@ class DiTConfig:
     grid: tuple[int, int, int] = (0, 0, 0)
     qk_norm: str = "head"
     text_dim: int = 0
+    cross_norm: bool = True
     pooled_text: bool = False
     classes: int = 0
     scalars: tuple[str, ...] = ()
@@ -144,7 +146,7 @@ class DiTConfig:
 
         For N tokens in T frames, width D, MLP width M and L text tokens of width E:
 
-            a unit         QKV and output 8 N D^2, MLP 4 N D M (6 N D M for gated ones), the cross-attention's projections
+            a unit         QKV and output 8 N D^2, MLP 4 N D M (6 N D M if gated), the cross-attention's projections
                            4 (N + L) D^2; twice the first two for the factorised form; `attention_flops`
             adaLN          12 T D^2 (for each block, if each has its own)
             the ends       2 N D (patch in + patch out), 2 L E D, 4 T D^2, 2 (256 D + D^2) for each embedded number
