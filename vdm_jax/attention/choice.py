@@ -42,6 +42,8 @@ def choose_kernel(
     Returns:
       The name of a kernel, and one line of why.
     """
+    if policy.bias is not None:
+        return "reference", "a bias of the scores has its gradient only where they are formed in full"
     if platform not in FUSED:
         return "chunked", "on a CPU the blockwise backward pass is the fastest"
     name, (b, h, n_q, d), n_k = FUSED[platform], q_shape, k_shape[2]
@@ -81,4 +83,6 @@ def kernel_for(
 def _refuses(kernel: Kernel, policy: Policy, q_shape, k_shape, dtype, platform: str, moving: bool) -> str | None:
     if moving and not kernel.anywhere:
         return "counts positions from its first query and key, and a ring needs them counted from elsewhere"
+    if policy.bias is not None and not kernel.differentiable:
+        return "has no gradient of a bias of the scores"
     return kernel.refuses(policy, q_shape, k_shape, dtype, platform)

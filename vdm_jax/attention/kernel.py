@@ -36,6 +36,7 @@ class View:
       q_start, k_start: tokens of the whole sequence before the first query and key here; may be traced.
       key_mask: `[B, Nk]` bool.
       mask: `[B | 1, H | 1, Nq, Nk]` bool.
+      bias: the same, float, added to the scaled scores.
       q_segments, k_segments: `[B, Nq]`, `[B, Nk]` int; only equal ones see each other.
     """
 
@@ -47,6 +48,7 @@ class View:
     k_start: Array | int = 0
     key_mask: Array | None = None
     mask: Array | None = None
+    bias: Array | None = None
     q_segments: Array | None = None
     k_segments: Array | None = None
 
@@ -71,12 +73,11 @@ class View:
     def keys(self, part: slice) -> "View":
         """The tile of all queries against some keys, `part.start <= j < part.stop`."""
         cut = {name: x[:, part] for name in ("key_mask", "k_segments") if (x := getattr(self, name)) is not None}
-        if self.mask is not None:
-            cut["mask"] = self.mask[..., part]
+        cut |= {name: x[..., part] for name in ("mask", "bias") if (x := getattr(self, name)) is not None}
         return dataclasses.replace(self, k_start=self.k_start + part.start, **cut)
 
 
-_MAY_BE_TRACED = ("q_start", "k_start", "key_mask", "mask", "q_segments", "k_segments")
+_MAY_BE_TRACED = ("q_start", "k_start", "key_mask", "mask", "bias", "q_segments", "k_segments")
 
 
 def _flatten(view: View):

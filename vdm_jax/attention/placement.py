@@ -238,6 +238,8 @@ class Placement:
         by_row = policy.positional or policy.mask is not None or policy.q_segments is not None
         if self.shared and by_row:
             return "takes no mask by position, segment or query where all groups share their keys"
+        if policy.bias is not None and self.where.name != "local":
+            return "cannot cut a bias of the scores; use 'local'"
         if self.cached and self.where.name != "ulysses":
             return "exchanges tokens and cannot read a cache that is cut by heads; use 'ulysses', or over='tokens'"
         if self.where.name == "rows" and policy.positional:

@@ -24,6 +24,7 @@ class Policy:
       unit: tokens that form one unit of `causal` and `window`.
       key_mask: `[B, Nk]` bool, True at keys that exist (text padding).
       mask: `[B | 1, H | 1, Nq, Nk]` bool, anything else.
+      bias: `[B | 1, H | 1, Nq, Nk]` float, added to the scaled scores: relative positions, log-weights of keys.
       q_segments, k_segments: `[B, Nq]`, `[B, Nk]` int, both or neither: a query sees the keys of its own segment
         (several clips packed into one sequence).
 
@@ -35,6 +36,7 @@ class Policy:
     unit: int = 1
     key_mask: Array | None = None
     mask: Array | None = None
+    bias: Array | None = None
     q_segments: Array | None = None
     k_segments: Array | None = None
 
@@ -59,10 +61,12 @@ class Policy:
             value = getattr(self, field)
             if value is not None and value.shape != (batch, length):
                 raise ValueError(f"{field}: shape {value.shape}, expected [B, {dim}]={(batch, length)}")
-        if self.mask is not None:
-            got = self.mask.shape
+        for field in ("mask", "bias"):
+            if (value := getattr(self, field)) is None:
+                continue
+            got = value.shape
             if len(got) != 4 or got[0] not in (1, batch) or got[1] not in (1, heads) or got[2:] != (n_q, n_k):
-                raise ValueError(f"mask: shape {got}, expected [B|1, H|1, Nq, Nk]={(batch, heads, n_q, n_k)}")
+                raise ValueError(f"{field}: shape {got}, expected [B|1, H|1, Nq, Nk]={(batch, heads, n_q, n_k)}")
 
     def dense(self, n_q: int, n_k: int) -> Array | None:
         """The whole mask, broadcastable to `[B, H, Nq, Nk]`; None if everything is seen."""

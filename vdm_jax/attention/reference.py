@@ -1,6 +1,6 @@
 """The kernel that all others are compared with: scores in full, softmax in float32.
 
-O = softmax(scale Q K^T) V,    memory O(Nq Nk)
+O = softmax(scale Q K^T + bias) V,    memory O(Nq Nk)
 """
 
 import dataclasses
@@ -49,6 +49,8 @@ class Reference:
 def _scores(q: Array, k: Array, view: View) -> tuple[Array, Array | None]:
     """Scores `[B, H, Nq, Nk]` float32, NEG where nothing may be seen, and the mask (None: everything is)."""
     scores = _dot("bhqd,bhkd->bhqk", q, k) * view.scale
+    if view.bias is not None:
+        scores = scores + view.bias.astype(jnp.float32)
     seen = view.dense(q.shape[2], k.shape[2])
     return (scores, None) if seen is None else (jnp.where(seen, scores, NEG), seen)
 
