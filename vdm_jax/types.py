@@ -40,6 +40,7 @@ CONDITION_KEYS: dict[str, str] = {
     "tokens_mask": "[B, L] bool, True at real tokens; follows `tokens`",
     "vector": "{name: [B]} labels (int) and scalars (float: fps, motion ...); unconditional: -1",
     "concat": "[B, T, H, W, C] stacked on the channels of the input; unconditional: zeros",
+    "image": "[B, L, D] features of a picture, read like `tokens`; unconditional: zeros",
     "known": "[B, T] or [B, T, H, W, 1] bool, content that is given; unconditional: all False",
     "hint": "[B, T, H, W, C] dense control picture; unconditional: zeros",
     "camera": "[B, T, 3, 4] world-to-camera; unconditional: identity",

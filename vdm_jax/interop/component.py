@@ -50,6 +50,7 @@ class Component:
       params: nested dict of its weights.
       published: its `config.json`, as it was read; None for a network made here.
       stored: name -> dtype of every tensor in the files it was read from; None for a network made here.
+      left_out: tensors of those files that no network of today uses (`KeyMap.unread`).
     """
 
     family: Family
@@ -57,6 +58,7 @@ class Component:
     params: dict[str, Any]
     published: Mapping[str, Any] | None = None
     stored: Mapping[str, np.dtype] | None = None
+    left_out: tuple[str, ...] = ()
 
     def network(self) -> nnx.Module:
         """The module with these weights."""
@@ -119,7 +121,8 @@ def read(
     keymap, shapes = found.keymap(config), found.shapes(config)
     names = check_tensors(found, keymap, shapes, tensors, folder)
     params = _read_params(found, config, keymap, names, dtype, mesh, rules)
-    return Component(found, config, params, published, {name: stored.dtype for name, stored in tensors.items()})
+    kept = {name: stored.dtype for name, stored in tensors.items() if found.spell(name) in names}
+    return Component(found, config, params, published, kept, tuple(sorted(tensors.keys() - kept.keys())))
 
 
 def params_dtypes(family: Family, config: Any, stored: Mapping[str, np.dtype], dtype: np.dtype | None) -> dict:

@@ -9,6 +9,7 @@ Shapes follow from ours, so a map of a whole published model is checked without 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -145,10 +146,13 @@ class KeyMap:
     Attributes:
       rules: in any order; each of our parameters must be filled exactly once.
       buffers: see `Buffer`.
+      unread: names, with `{i}` for a number, that old files hold and no network of today uses; they are left out, and
+        whoever reads a file is told.
     """
 
     rules: Sequence[Rule]
     buffers: Sequence[Buffer] = ()
+    unread: Sequence[str] = ()
 
     def entries(self, ours: Mapping[str, Shape]) -> Iterator[Entry]:
         """Every tensor of the published state dict.
@@ -170,6 +174,10 @@ class KeyMap:
         for path, count in filled.items():
             if count != np.prod(ours[path]):
                 raise ValueError(f"key map: {count} values for {path}, which has {int(np.prod(ours[path]))}")
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether `name` is one of `unread`."""
+        return any(re.fullmatch(re.escape(pattern).replace(r"\{i\}", r"\d+"), name) for pattern in self.unread)
 
     def shapes(self, ours: Mapping[str, Shape]) -> dict[str, Shape]:
         """Name -> shape of everything that the published state dict holds."""

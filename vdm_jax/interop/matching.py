@@ -33,6 +33,8 @@ def check_tensors(
     named: dict[str, Stored] = {}
     for name, stored in found.items():
         spelt = family.spell(name)
+        if keymap.leaves_out(spelt):
+            continue
         if spelt in named:
             _check_twins(named[spelt], stored, name)
         named[spelt] = stored
