@@ -66,3 +66,12 @@ def test_queries_and_keys_without_bias_from_a_context_of_another_width():
     assert layer.out.bias is not None
     assert layer(X, jnp.ones((2, L, 7))).shape == X.shape
     assert SelfAttention(DIM, HEADS, qkv_bias=False, rngs=nnx.Rngs(0)).qkv.bias is None
+
+
+def test_heads_of_their_own_size_and_scale_without_bias():
+    layer = SelfAttention(DIM, HEADS, head_dim=6, qkv_bias=False, out_bias=False, scale=1.0, rngs=nnx.Rngs(0))
+    assert layer.out.bias is None
+    qkv = jnp.einsum("gnd,dhtc->tghnc", X, layer.qkv.kernel[...])
+    out = reference(*qkv, Policy(), 1.0)
+    want = heads_first(out).reshape(2, N, 18) @ layer.out.kernel[...]
+    np.testing.assert_allclose(layer(X, Policy()), want, rtol=1e-5, atol=1e-5)

@@ -9,12 +9,15 @@ from vdm_jax.nn.mlp import MLP, check_activation
 
 THEIRS = {
     "gelu": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "gelu_exact": torch.nn.functional.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": torch.relu,
     "relu2": lambda x: torch.relu(x) ** 2,
     "silu": torch.nn.functional.silu,
 }
 
 
-@pytest.mark.parametrize("activation", [*THEIRS, "swiglu", "geglu"])
+@pytest.mark.parametrize("activation", [*THEIRS, "swiglu", "geglu", "geglu_tanh"])
 def test_it_is_what_its_name_says(activation):
     mlp = MLP(6, 10, activation=activation, rngs=nnx.Rngs(0))
     x = np.asarray(2 * jax.random.normal(jax.random.key(0), (3, 4, 6)))
@@ -24,6 +27,8 @@ def test_it_is_what_its_name_says(activation):
         hidden = torch.nn.functional.silu(hidden[0]) * hidden[1]
     elif activation == "geglu":
         hidden = hidden[0] * torch.nn.functional.gelu(hidden[1])
+    elif activation == "geglu_tanh":
+        hidden = torch.nn.functional.gelu(hidden[0], approximate="tanh") * hidden[1]
     else:
         assert len(hidden) == 1
         hidden = THEIRS[activation](hidden[0])

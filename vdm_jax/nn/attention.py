@@ -32,7 +32,17 @@ class QKNorm(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Attention of tokens to each other, whatever they are: a clip, the frames of a clip, tubes, a sentence."""
+    """Attention of tokens to each other, whatever they are: a clip, the frames of a clip, tubes, a sentence.
+
+    Args:
+      dim: width of the tokens.
+      heads: number of them.
+      head_dim: channels of a head; default `dim / heads`.
+      qk_norm: see `QKNorm`.
+      kernel: see `attend`.
+      qkv_bias, out_bias: whether the projections have one.
+      scale: of the scores; default `head_dim ** -0.5`.
+    """
 
     def __init__(
         self,
@@ -40,15 +50,18 @@ class SelfAttention(nnx.Module):
         heads: int,
         *,
         rngs: nnx.Rngs,
+        head_dim: int | None = None,
         qk_norm: str = "none",
         kernel: str = "auto",
         qkv_bias: bool = True,
+        out_bias: bool = True,
+        scale: float | None = None,
     ):
-        head_dim = dim // heads
-        self.kernel = kernel
+        head_dim = head_dim or dim // heads
+        self.kernel, self.scale = kernel, scale
         axes = ("embed", "heads", None, "head_dim")
         self.qkv = Linear(dim, (heads, 3, head_dim), axes=axes, bias=qkv_bias, rngs=rngs)
-        self.out = Linear(dim, dim, axes=("heads", "embed"), rngs=rngs)
+        self.out = Linear(heads * head_dim, dim, axes=("heads", "embed"), bias=out_bias, rngs=rngs)
         self.norm = QKNorm(qk_norm, heads, head_dim, rngs=rngs)
 
     def __call__(
@@ -80,8 +93,8 @@ class SelfAttention(nnx.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         where = {"partition": partition, "layout": layout, "length": length}
-        out = attend(q, k, v, policy=policy, kernel=self.kernel, **where)
-        return self.out(jnp.moveaxis(out, heads, -2).reshape(x.shape))
+        out = attend(q, k, v, policy=policy, kernel=self.kernel, scale=self.scale, **where)
+        return self.out(jnp.moveaxis(out, heads, -2).reshape(*x.shape[:-1], -1))
 
 
 class CrossAttention(nnx.Module):

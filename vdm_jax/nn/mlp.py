@@ -13,7 +13,10 @@ Array = jax.Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # the GELU of CLIP
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),  # Primer (2109.08668); half the cost of GELU on a CPU
+    "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
 
@@ -21,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 GATED: dict[str, Callable[[Array, Array], Array]] = {
     "swiglu": lambda a, b: jax.nn.silu(a) * b,
     "geglu": lambda a, b: a * jax.nn.gelu(b, approximate=False),
+    "geglu_tanh": lambda a, b: jax.nn.gelu(a, approximate=True) * b,  # T5 v1.1, whose gate comes first
 }
 
 
@@ -36,12 +40,12 @@ class MLP(nnx.Module):
     `activation` is one of `ACTIVATIONS`, `f(x A) C`, or of `GATED`, `f(x A, x B) C`.
     """
 
-    def __init__(self, dim: int, hidden: int, *, activation: str, rngs: nnx.Rngs):
+    def __init__(self, dim: int, hidden: int, *, activation: str, rngs: nnx.Rngs, bias: bool = True):
         check_activation(activation)
         self.activation = activation
         gates = 2 if activation in GATED else 1
-        self.up = Linear(dim, (gates, hidden), axes=("embed", None, "mlp"), rngs=rngs)
-        self.down = Linear(hidden, dim, axes=("mlp", "embed"), rngs=rngs)
+        self.up = Linear(dim, (gates, hidden), axes=("embed", None, "mlp"), bias=bias, rngs=rngs)
+        self.down = Linear(hidden, dim, axes=("mlp", "embed"), bias=bias, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         hidden = self.up(x)
