@@ -27,8 +27,8 @@ def march(solver, process, denoise, x, tau, rng=None):
             x, state = carry
             index, t, s = row
             t, s = (jnp.broadcast_to(v, jax.tree.leaves(x)[0].shape[:2]) for v in (t, s))
-            key = None if rng is None else jax.random.fold_in(rng, index)
-            x, x0_hat, state = solver.step(denoise, process, x, t, s, state, key)
+            noise = noise_like(jax.random.fold_in(rng, index), x) if solver.stochastic else None
+            x, x0_hat, state = solver.step(denoise, process, x, t, s, state, noise)
             return (x, state), (x, x0_hat)
 
         rows = (jnp.arange(len(tau) - 1), jnp.asarray(tau[:-1]), jnp.asarray(tau[1:]))
@@ -84,7 +84,7 @@ def test_frames_are_held_moved_and_ended_each_by_itself(process, solver):
 
     @jax.jit
     def step(x):
-        return solver.step(network, process, x, t, s, solver.init(x), jax.random.key(2))
+        return solver.step(network, process, x, t, s, solver.init(x), noise_like(jax.random.key(2), x))
 
     x_s, x0_hat, _ = step(x)
     for name in x:

@@ -3,8 +3,10 @@
 Start with `process.py` (the shared formulas), then `rectified_flow.py`; `solvers.py` states what a solver is.
 """
 
+from vdm_jax.diffusion.bounds import Bound, ClipRange, DynamicThreshold
 from vdm_jax.diffusion.conditioning import drop_conditions, unconditional
 from vdm_jax.diffusion.configuration import PROCESSES, SOLVERS, process_from, process_to_dict, solver_from
+from vdm_jax.diffusion.consistency import LCM, TCD
 from vdm_jax.diffusion.edm import EDM
 from vdm_jax.diffusion.leaves import noise_like
 from vdm_jax.diffusion.multistep import DPMSolverPP2M, UniPC
@@ -16,10 +18,15 @@ from vdm_jax.diffusion.vp import VP
 __all__ = [
     "DDIM",
     "EDM",
+    "LCM",
     "PROCESSES",
     "SOLVERS",
+    "TCD",
     "VP",
+    "Bound",
+    "ClipRange",
     "DPMSolverPP2M",
+    "DynamicThreshold",
     "Euler",
     "Heun",
     "Process",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdm_jax.config import build_kind, to_dict
+from vdm_jax.diffusion.consistency import LCM, TCD
 from vdm_jax.diffusion.edm import EDM
 from vdm_jax.diffusion.multistep import DPMSolverPP2M, UniPC
 from vdm_jax.diffusion.process import Process
@@ -27,6 +28,8 @@ SOLVERS: dict[str, type[Solver]] = {
     "heun": Heun,
     "dpm_solver_pp_2m": DPMSolverPP2M,
     "unipc": UniPC,
+    "lcm": LCM,
+    "tcd": TCD,
 }
 _PARTS = {"times": TIME_SAMPLERS, "weighting": WEIGHTINGS}
 

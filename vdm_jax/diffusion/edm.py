@@ -5,8 +5,8 @@
     c_skip = d^2 / (sigma^2 + d^2)    c_out = sigma d / sqrt(sigma^2 + d^2)    c_in = 1 / sqrt(sigma^2 + d^2)
 
 with d = sigma_data.  F is then one more mixture of eps and x0, F = (sigma x0 / d - d eps) / sqrt(sigma^2 + d^2),
-so conversions and weightings are those of every other process; for d = 1 it is -v of the VP process (SVD, arXiv
-2311.15127).  Plain MSE on F is EDM's weighting 1 / c_out^2 on x0.
+so conversions and weightings are those of every other process; for d = 1 it is -v of the VP process, and SVD (arXiv
+2311.15127) predicts that v, the negative.  Plain MSE on F is EDM's weighting 1 / c_out^2 on x0.
 
 Levels: sigma_i = (sigma_max^(1/rho) + i / (K - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, then 0.
 """
@@ -25,6 +25,7 @@ from vdm_jax.errors import did_you_mean
 from vdm_jax.types import Array, Clip, Time
 
 TOLD = ("scaled", "quarter_log")
+EDM_PREDICTIONS = ("F", "v")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class EDM(Process):
     """The variance-exploding process under EDM's scaling; t is sigma.
 
     Attributes:
+      prediction: `F` as published, or its negative `v`.
       sigma_min: smallest level of training and sampling above 0.
       sigma_max: level of the prior.
       sigma_data: standard deviation of the data.
@@ -40,6 +42,7 @@ class EDM(Process):
         sigma_max], or `quarter_log`, ln(sigma) / 4 as published (for published weights).
     """
 
+    prediction: str = "F"
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     sigma_data: float = 0.5
@@ -49,6 +52,8 @@ class EDM(Process):
     weighting: Weighting = dataclasses.field(default_factory=Uniform)
 
     def __post_init__(self):
+        if self.prediction not in EDM_PREDICTIONS:
+            raise ValueError(f"prediction: {did_you_mean(self.prediction, EDM_PREDICTIONS)}")
         if not 0.0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min: {self.sigma_min!r} must be above 0 and below sigma_max ({self.sigma_max!r})")
         if not self.sigma_data > 0.0:
@@ -67,7 +72,7 @@ class EDM(Process):
         return jnp.ones_like(t), t
 
     def output_line(self, alpha: Array, sigma: Array) -> Line:
-        scale = jnp.sqrt(sigma**2 + self.sigma_data**2)
+        scale = jnp.sqrt(sigma**2 + self.sigma_data**2) * (1.0 if self.prediction == "F" else -1.0)
         return Line(-self.sigma_data / scale, sigma / (self.sigma_data * scale))
 
     def network_input(self, x_t: Clip, t: Time) -> Clip:

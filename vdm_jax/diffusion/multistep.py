@@ -1,9 +1,12 @@
-"""Solver steps that remember: DPM-Solver++(2M) (arXiv 2211.01095) and UniPC-2 (arXiv 2302.04867).
+"""Solver steps that remember: DPM-Solver++(2M), ODE and SDE (arXiv 2211.01095), and UniPC-2 (arXiv 2302.04867).
 
 Both solve the probability-flow ODE exactly in its linear part and extrapolate x0_hat in lambda = log(alpha/sigma).
 With levels p (previous), t, s, with h = lambda_s - lambda_t and h_p = lambda_t - lambda_p,
 
     2M:     x_s = k x_t + w (x0_t + h / (2 h_p) (x0_t - x0_p))         k = sigma_s / sigma_t,  w = alpha_s - k alpha_t
+
+The SDE takes k and the noise from the ancestral step, and 2h for h in what follows.  `heun`, the other published weight
+of the difference, has 1 / (1 - e^-h) - 1 / h in place of 1/2.
 
 UniPC's predictor of order 2 with B(h) = e^h - 1 ("bh2") is this same step.  It adds a corrector, which costs no
 evaluation: once x0_t is known at the level t that was predicted from p, the step p -> t is redone with it,
@@ -12,13 +15,15 @@ evaluation: once x0_t is known at the level t that was predicted from p, the ste
 
 with q the level before p and (a, b) the solution of a + b = b1, r a + b = b2, b_i the bh2 moments.  Since the
 corrected and the predicted x_t share their linear part, only the difference is added here: what a hook has done to
-x_t between the two steps survives.
+x_t between the two steps survives.  B(h) = h ("bh1") weighs both by h / (1 - e^-h) where they are of first order.
 
-Histories are per frame.  A frame that has not moved yet, that has just been noised again, or that ends clean
-(lambda_s infinite) takes the first-order step; a frame that is held keeps its history as it was.
+Histories are per frame.  A frame that has not moved yet, that has just been noised again, that comes from pure noise
+(lambda_p infinite) or that ends clean (lambda_s infinite) takes the first-order step; a frame that is held keeps its
+history as it was.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,8 +31,11 @@ import jax.numpy as jnp
 
 from vdm_jax.diffusion.leaves import leading_shape, map_frames, select_frames
 from vdm_jax.diffusion.process import Process
+from vdm_jax.errors import did_you_mean
 from vdm_jax.types import Array, Clip, Time
 
+DIFFERENCES = ("midpoint", "heun")
+FUNCTIONS = ("bh1", "bh2")
 _SMALLEST = 1e-12  # log of it stands for an infinite log-SNR
 
 
@@ -47,24 +55,54 @@ class History(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolverPP2M:
-    """DPM-Solver++(2M): second order, one evaluation per step (arXiv 2211.01095, algorithm 2)."""
+    """DPM-Solver++(2M): second order, one evaluation per step (arXiv 2211.01095, algorithm 2).
+
+    Attributes:
+      sde: solve the reverse SDE in place of the ODE.
+      difference: how the second-order term is weighed, `midpoint` or `heun`.
+      first_order_to: steps that arrive at this level or below are of first order.
+    """
+
+    sde: bool = False
+    difference: str = "midpoint"
+    first_order_to: float = 0.0
+
+    def __post_init__(self):
+        if self.difference not in DIFFERENCES:
+            raise ValueError(f"difference: {did_you_mean(self.difference, DIFFERENCES)}")
 
     @property
     def stochastic(self) -> bool:
-        return False
+        return self.sde
 
     def init(self, x: Clip) -> History:
         return _empty_history(x, depth=1)
 
-    def step(self, denoise, process, x, t, s, state, rng):
+    def step(self, denoise, process, x, t, s, state, noise):
         x0_hat = denoise(x, t)
-        x_s = _second_order_step(process, x, x0_hat, t, s, state)
+        std = process.posterior_std(t, s) if self.sde else None
+        weigh = _midpoint if self.difference == "midpoint" else _heun
+        x_s = _second_order_step(process, x, x0_hat, t, s, state, self.first_order_to, weigh, std)
+        if self.sde:
+            x_s = map_frames(lambda x, z, d: x + d * z, (x_s, noise), (std,))
         return select_frames(t == s, x, x_s), x0_hat, _remember(state, x0_hat, t, s)
 
 
 @dataclasses.dataclass(frozen=True)
 class UniPC:
-    """UniPC of order 2 with B(h) = e^h - 1: 2M with a free corrector (arXiv 2302.04867)."""
+    """UniPC of order 2: 2M with a free corrector (arXiv 2302.04867).
+
+    Attributes:
+      function: B(h), `bh1` for h and `bh2` for e^h - 1.
+      first_order_to: steps that arrive at this level or below are of first order.
+    """
+
+    function: str = "bh2"
+    first_order_to: float = 0.0
+
+    def __post_init__(self):
+        if self.function not in FUNCTIONS:
+            raise ValueError(f"function: {did_you_mean(self.function, FUNCTIONS)}")
 
     @property
     def stochastic(self) -> bool:
@@ -73,10 +111,11 @@ class UniPC:
     def init(self, x: Clip) -> History:
         return _empty_history(x, depth=2)
 
-    def step(self, denoise, process, x, t, s, state, rng):
+    def step(self, denoise, process, x, t, s, state, noise):
         x0_hat = denoise(x, t)
-        better = _correct(process, x, x0_hat, t, state)
-        x_s = _second_order_step(process, better, x0_hat, t, s, state)
+        weigh = _midpoint if self.function == "bh2" else _linear
+        better = _correct(process, x, x0_hat, t, state, weigh)
+        x_s = _second_order_step(process, better, x0_hat, t, s, state, self.first_order_to, weigh)
         return select_frames(t == s, x, x_s), x0_hat, _remember(state, x0_hat, t, s)
 
 
@@ -107,12 +146,43 @@ def _real(state: History, t: Time) -> Array:
     return jnp.where(state.time[0] > t, state.count, 0)
 
 
-def _second_order_step(process: Process, x: Clip, x0_hat: Clip, t: Time, s: Time, state: History) -> Clip:
+def _midpoint(h: Array) -> Array:
+    return jnp.full_like(h, 0.5)
+
+
+def _linear(h: Array) -> Array:
+    """`1/2 h / (1 - e^-h)`."""
+    return 0.5 * h / -jnp.expm1(-_positive(h))
+
+
+def _heun(h: Array) -> Array:
+    """`1 / (1 - e^-h) - 1 / h`; its series where both are large."""
+    large = _positive(jnp.where(h < 0.2, 0.2, h))
+    return jnp.where(h < 0.2, 0.5 + h / 12 - h**3 / 720, -1.0 / jnp.expm1(-large) - 1.0 / large)
+
+
+def _positive(h: Array) -> Array:
+    return jnp.where(h > 0.0, h, 1.0)
+
+
+def _second_order_step(
+    process: Process,
+    x: Clip,
+    x0_hat: Clip,
+    t: Time,
+    s: Time,
+    state: History,
+    first_order_to: float,
+    weigh: Callable[[Array], Array],
+    std: Array | None = None,
+) -> Clip:
     lambda_t, lambda_s = half_log_snr(process, t), half_log_snr(process, s)
-    keep, take = process.step_coefficients(t, s)
-    useful = (_real(state, t) >= 1) & (s > 0.0)
+    keep, take = process.step_coefficients(t, s, std)
+    some_signal = process.alpha_sigma(state.time[0])[0] > 0.0
+    useful = (_real(state, t) >= 1) & (s > first_order_to) & some_signal
+    step = lambda_s - lambda_t
     before = jnp.where(useful, lambda_t - half_log_snr(process, state.time[0]), 1.0)
-    slope = jnp.where(useful, 0.5 * (lambda_s - lambda_t) / before, 0.0)
+    slope = jnp.where(useful, weigh(step if std is None else 2.0 * step) * step / before, 0.0)
 
     def move(x, x0, x0_before, keep, take, slope):
         return keep * x + take * (x0 + slope * (x0 - x0_before))
@@ -120,15 +190,17 @@ def _second_order_step(process: Process, x: Clip, x0_hat: Clip, t: Time, s: Time
     return map_frames(move, (x, x0_hat, state.x0[0]), (keep, take, slope))
 
 
-def _correct(process: Process, x: Clip, x0_hat: Clip, t: Time, state: History) -> Clip:
+def _correct(process: Process, x: Clip, x0_hat: Clip, t: Time, state: History, weigh: Callable[[Array], Array]) -> Clip:
     """Adds what the step that led to t would have done differently, had it known x0_hat."""
-    real = _real(state, t)
+    some_signal = process.alpha_sigma(state.time[1])[0] > 0.0  # the step to redo was of first order otherwise
+    real = jnp.where(some_signal, _real(state, t), jnp.minimum(_real(state, t), 1))
     before, older = (half_log_snr(process, time) for time in state.time)
     step = jnp.where(real >= 1, half_log_snr(process, t) - before, 1.0)
     ratio = jnp.where(real >= 2, (older - before) / step, -1.0)  # negative: `older` is noisier than `before`
     outer, inner = _corrector_weights(step, ratio)
-    outer = jnp.where(real >= 2, outer - 0.5, 0.0) / ratio
-    inner = jnp.where(real >= 2, inner, 0.5)
+    first_order = weigh(step)
+    outer = jnp.where(real >= 2, outer - first_order, 0.0) / ratio
+    inner = jnp.where(real >= 2, inner, first_order)
     _, take = process.step_coefficients(state.time[0], t)
     take = jnp.where(real >= 1, take, 0.0)
 

@@ -37,6 +37,7 @@ class VP(Process):
       steps: N, entries of the table.
       beta_start, beta_end: first and last beta (not used by `cosine`).
       zero_terminal_snr: rescale the table so that t = 1 is pure noise.
+      snr_shift: divides the SNR of each entry; above 1 spends more on high noise.
     """
 
     prediction: str = "v"
@@ -45,6 +46,7 @@ class VP(Process):
     beta_start: float = 1e-4
     beta_end: float = 0.02
     zero_terminal_snr: bool = False
+    snr_shift: float = 1.0
     times: TimeSampler = dataclasses.field(default_factory=Uniform)
     weighting: Weighting = dataclasses.field(default_factory=UniformWeighting)
 
@@ -59,6 +61,8 @@ class VP(Process):
             raise ValueError(
                 f"beta_start: {self.beta_start!r} and beta_end: {self.beta_end!r} must satisfy 0 < start <= end < 1"
             )
+        if not self.snr_shift > 0.0:
+            raise ValueError(f"snr_shift: {self.snr_shift!r} must be above 0")
         if self.zero_terminal_snr and self.prediction == "eps":
             raise ValueError(
                 "prediction: 'eps' says nothing about x0 at zero terminal SNR; use 'v' or 'x0' (arXiv 2305.08891)"
@@ -70,7 +74,9 @@ class VP(Process):
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma), each `[N + 1]` float64; entry 0 is clean."""
-        return alpha_sigma_table(self.schedule, self.steps, self.beta_start, self.beta_end, self.zero_terminal_snr)
+        return alpha_sigma_table(
+            self.schedule, self.steps, self.beta_start, self.beta_end, self.zero_terminal_snr, self.snr_shift
+        )
 
     def alpha_sigma(self, t: Time) -> tuple[Array, Array]:
         return interpolate_level(*self.table(), t)

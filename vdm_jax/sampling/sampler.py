@@ -29,7 +29,7 @@ from vdm_jax.diffusion.process import Process
 from vdm_jax.diffusion.solvers import DDIM, Solver
 from vdm_jax.sampling.denoiser import Denoiser
 from vdm_jax.sampling.known import Known, check_known, paste
-from vdm_jax.sampling.tau import check_tau
+from vdm_jax.sampling.tau import check_lands, check_tau
 from vdm_jax.types import Array, Clip, Condition, Time
 
 _SOLVER, _HOOKS, _RENOISE, _GIVEN = range(4)  # one stream of randomness for each
@@ -84,6 +84,8 @@ def sample(
     solver: Solver | None = None,
     hooks: Hooks = Hooks(),
     known: Known | None = None,
+    lands: np.ndarray | None = None,
+    noise: Clip | None = None,
     repaste: bool = True,
     rising: str = "refuse",
     record: bool = False,
@@ -98,12 +100,15 @@ def sample(
       x_T: the clip at levels tau[0], e.g. `process.prior(rng, like)`; computed on as float32.
       tau: `[K + 1, T]`, or `[K + 1]` for all frames alike; levels of the process, on the host (numpy).
       cond: conditions, handed to the denoiser.
-      rng: key; needed by stochastic solvers, by `rising = "renoise"` and by masks inside frames.
+      rng: key; needed by stochastic solvers without `noise`, by `rising = "renoise"` and by masks inside frames.
       solver: one of `vdm_jax.diffusion.solvers` or `multistep`; default DDIM.
       hooks: see `Hooks`.
       known: given content.  With a frame mask, given frames stand at level 0 whatever tau says (so examples of a
         batch may differ) and come back bit for bit.  With a mask inside frames, the region is noised along with
         its frame, and comes back bit for bit if tau ends at 0.
+      lands: `[K, T]` or `[K]`, levels at which the steps arrive where that is not tau[1:]: some published samplers
+        step to one level and go on from another (see `interop.schedulers`).  tau[-1] must be where the last one lands.
+      noise: `[K, B, T, ...]`, the solver's draws; default drawn from rng.
       repaste: False takes the network's word for given frames once they are in (they drift a little each step,
         as FVDM's released sampler does, wherever D(x, 0) is not x); frame masks only.
       rising: what happens to a frame whose level goes up: `refuse`; `renoise`, a draw of q(x_s | x_t); `invert`,
@@ -116,8 +121,8 @@ def sample(
       The clip at levels tau[-1], and a `Trajectory` if `record`.
 
     Raises:
-      ValueError: see `check_tau` and `check_known`; a missing rng; `grad_last` outside 0..K; `repaste=False`
-        without a frame mask.
+      ValueError: see `check_tau`, `check_lands` and `check_known`; a missing rng; noise of another shape;
+        `grad_last` outside 0..K; `repaste=False` without a frame mask.
     """
     x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x_T)
     _, frames = leading_shape(x)
@@ -126,12 +131,14 @@ def sample(
     solver = solver or DDIM()
     tau = check_tau(tau, frames, process.t_max, rising=rising)
     known = None if known is None else check_known(known, x)
-    _check_choices(len(tau) - 1, rng, solver, known, repaste, rising, grad_last)
+    lands = tau[1:] if lands is None else check_lands(lands, tau, process.t_max)
+    noise = None if noise is None else _check_noise(noise, x, len(lands))
+    _check_choices(len(lands), rng, solver, known, noise, repaste, rising, grad_last)
 
     loop = _Loop(denoiser, process, solver, hooks, known, repaste, rising, rng, cond)
     x = loop.enter(x)
     body = jax.checkpoint(loop.step, prevent_cse=False) if remat else loop.step
-    rows = (jnp.arange(len(tau) - 1), jnp.asarray(tau[:-1]), jnp.asarray(tau[1:]))
+    rows = (jnp.arange(len(lands)), jnp.asarray(tau[:-1]), jnp.asarray(lands), noise)
     (x_0, _), visited = _scan(body, loop.detached, (x, solver.init(x)), rows, grad_last, record)
     x_0 = loop.leave(x_0, tau[-1])
     if not record:
@@ -176,10 +183,10 @@ class _Loop:
     rng: Array | None
     cond: Condition
 
-    def step(self, carry: tuple[Clip, Any], row: tuple[Array, Array, Array]):
+    def step(self, carry: tuple[Clip, Any], row: tuple[Array, Array, Array, Clip | None]):
         return self._step(carry, row, lambda belief: belief)
 
-    def detached(self, carry: tuple[Clip, Any], row: tuple[Array, Array, Array]):
+    def detached(self, carry: tuple[Clip, Any], row: tuple[Array, Array, Array, Clip | None]):
         """The same step with the network's parameters cut off, so that the backward pass keeps nothing of it."""
         return self._step(carry, row, jax.lax.stop_gradient)
 
@@ -196,7 +203,7 @@ class _Loop:
         return paste(self.known._replace(mask=mask), x)
 
     def _step(self, carry, row, receive):
-        (x, state), (index, tau_t, tau_s) = carry, row
+        (x, state), (index, tau_t, tau_s, noise) = carry, row
         t, s = self._times(x, tau_t), self._times(x, tau_s)
         info = StepInfo(index, t, s, self._key(_HOOKS, index))
         x = self._show_known(x, t)
@@ -210,10 +217,11 @@ class _Loop:
             return self.hooks.edit_x0(x0_hat, x, info._replace(t=t)) if self.hooks.edit_x0 else x0_hat
 
         down = jnp.minimum(t, s) if self.rising == "renoise" else s
-        x_s, x0_hat, state = self.solver.step(denoise, self.process, x, t, down, state, self._key(_SOLVER, index))
+        if noise is None and self.solver.stochastic:
+            noise = noise_like(self._key(_SOLVER, index), x)
+        x_s, x0_hat, state = self.solver.step(denoise, self.process, x, t, down, state, noise)
         if self.rising == "renoise":
-            noise = noise_like(self._key(_RENOISE, index), x)
-            x_s = self.process.forward_step(x_s, down, s, noise)
+            x_s = self.process.forward_step(x_s, down, s, noise_like(self._key(_RENOISE, index), x))
         if self.known is not None and not self.repaste:
             x_s = select_frames(self.known.mask, x0_hat, x_s)
         if self.hooks.post_step:
@@ -239,10 +247,21 @@ class _Loop:
         return None if self.rng is None else jax.random.fold_in(jax.random.fold_in(self.rng, stream), index)
 
 
-def _check_choices(steps, rng, solver, known, repaste, rising, grad_last) -> None:
+def _check_noise(noise: Clip, x: Clip, steps: int) -> Clip:
+    def one(draws, leaf):
+        if jnp.shape(draws) != (steps, *leaf.shape):
+            raise ValueError(f"noise: shape {jnp.shape(draws)} is not [K, B, T, ...]={(steps, *leaf.shape)}")
+        return jnp.asarray(draws, jnp.float32)
+
+    if jax.tree.structure(noise) != jax.tree.structure(x):
+        raise ValueError("noise: has other leaves than the clip")
+    return jax.tree.map(one, noise, x)
+
+
+def _check_choices(steps, rng, solver, known, noise, repaste, rising, grad_last) -> None:
     inside = known is not None and not known.whole_frames
     for needed, what in (
-        (solver.stochastic, f"solver {solver}"),
+        (solver.stochastic and noise is None, f"solver {solver}"),
         (rising == "renoise", "rising='renoise'"),
         (inside, "a mask inside frames"),
     ):

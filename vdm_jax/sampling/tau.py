@@ -123,6 +123,31 @@ def check_tau(tau: np.ndarray, frames: int, t_max: float, rising: str = "refuse"
     return tau
 
 
+def check_lands(lands: np.ndarray, tau: np.ndarray, t_max: float) -> np.ndarray:
+    """Returns the levels at which steps arrive as float32 `[K, T]` after judging them.
+
+    Args:
+      lands: `[K, T]`, or `[K]` for all frames alike.
+      tau: as checked, `[K + 1, T]`.
+      t_max: the level of the prior.
+
+    Raises:
+      ValueError: another shape, levels outside [0, t_max], or an end that is not that of tau.
+    """
+    lands = np.asarray(lands, np.float32)
+    if lands.ndim == 1:
+        lands = np.repeat(lands[:, None], tau.shape[1], axis=1)
+    if lands.shape != tau[1:].shape:
+        raise ValueError(f"lands: shape {lands.shape} is neither [K] nor [K, T]={tau[1:].shape}")
+    outside = ~(np.isfinite(lands) & (lands >= 0.0) & (lands <= np.float32(t_max)))
+    if outside.any():
+        k, i = np.argwhere(outside)[0]
+        raise ValueError(f"lands[{k}, {i}]: {lands[k, i]} lies outside 0 to t_max={t_max}")
+    if (lands[-1] != tau[-1]).any():
+        raise ValueError(f"lands[-1]: {lands[-1]} is not where tau ends, {tau[-1]}")
+    return lands
+
+
 def _as_levels(levels: np.ndarray) -> np.ndarray:
     levels = np.asarray(levels, np.float32)
     if levels.ndim != 1 or len(levels) < 2:
