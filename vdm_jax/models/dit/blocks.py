@@ -3,7 +3,7 @@
   x: [B, T, S, D] tokens of T frames with S patches each;  modulation: [B, T, 6, D], a row a frame
 
     x += gate_a * SelfAttention(modulate(norm(x), shift_a, scale_a))
-    x += CrossAttention(norm(x), text)                                   (models with text)
+    x += CrossAttention(norm(x), text)                                   (models with text; some without the norm)
     x += gate_m * MLP(modulate(norm(x), shift_m, scale_m))
 
 Gates start at zero, so a new network is the identity on its tokens (adaLN-Zero, 2212.09748).
@@ -61,7 +61,7 @@ class Block(nnx.Module):
         options = {"qk_norm": cfg.qk_norm, "kernel": cfg.kernel, "rngs": rngs}
         self.attention = SelfAttention(cfg.dim, cfg.heads, **options)
         with_text = cfg.text_dim > 0 and over != "time"
-        self.cross_norm = LayerNorm(cfg.dim, rngs=rngs) if with_text else None
+        self.cross_norm = LayerNorm(cfg.dim, rngs=rngs) if with_text and cfg.cross_norm else None
         self.cross = CrossAttention(cfg.dim, cfg.heads, out_init=_ZEROS, **options) if with_text else None
         self.mlp = MLP(cfg.dim, cfg.hidden, activation=cfg.mlp, rngs=rngs)
         if cfg.adaln == "single":
@@ -78,7 +78,8 @@ class Block(nnx.Module):
         h = checkpoint_name(modulate(layer_norm(x), shift_a, scale_a), "attention_in")
         x = x + gate_a * self._attend(h.reshape(clip), ctx).reshape(x.shape)
         if self.cross is not None:
-            x = x + self._read_text(self.cross_norm(x).reshape(clip), ctx).reshape(x.shape)
+            h = x if self.cross_norm is None else self.cross_norm(x)
+            x = x + self._read_text(h.reshape(clip), ctx).reshape(x.shape)
         h = self.mlp(modulate(layer_norm(x), shift_m, scale_m))
         return (x + gate_m * checkpoint_name(h, "mlp_hidden")).reshape(clip)
 
