@@ -31,6 +31,9 @@ VERBS = {
     "train": "train a model, or go on with a run",
     "sample": "sample videos from a trained run",
     "plan": "say whether a run fits on a machine, and what it will cost, before there is one",
+    "import": "read published weights into a run",
+    "export": "write the weights of a run as published code reads them",
+    "parity": "hold the networks here against the published ones",
     "inspect": "show what is in a shard set or a run",
 }
 COMPUTING = ("train", "sample")  # verbs that run a network

@@ -7,12 +7,12 @@ parameter by parameter, largest first: beside what is placed already there is ne
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from vdm_jax.errors import RunError, did_you_mean
+from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import NETWORK, Family
+from vdm_jax.interop.folder import whole_or_nothing
 from vdm_jax.interop.keymap import Entry, KeyMap
 from vdm_jax.interop.matching import check_tensors
 from vdm_jax.interop.tensors import MAX_FILE, STEMS, Stored, TensorWriter, read_json, tensors_of
@@ -85,6 +86,11 @@ def float_type(name: str) -> np.dtype:
     if (full := short.get(name, name)) not in FLOATS:
         raise ValueError(f"dtype: {did_you_mean(name, [*FLOATS, *short])}")
     return FLOATS[full]
+
+
+def number_type(name: str) -> np.dtype:
+    """A dtype by its name, `bfloat16` and the like included."""
+    return FLOATS.get(name) or np.dtype(getattr(ml_dtypes, name, name))
 
 
 def read(
@@ -192,22 +198,9 @@ def write(
       ValueError: there is something already.
       RunError: it cannot be written.
     """
-    folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; choose another folder")
-    first = jax.process_index() == 0
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        if first:
-            partial.mkdir(parents=True)
-        _write_into(component, partial if first else None, dtype, max_file)
-        if first:
-            partial.replace(folder)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if first and partial.exists():
-            shutil.rmtree(partial)
+    writes = jax.process_index() == 0
+    with whole_or_nothing(Path(folder)) if writes else contextlib.nullcontext() as partial:
+        _write_into(component, partial, dtype, max_file)
 
 
 def _write_into(component: Component, folder: Path | None, dtype: np.dtype | None, max_file: int) -> None:

@@ -29,6 +29,7 @@ from vdm_jax.interop.tensors import read_json
 
 FORWARD_BAR, GRADIENT_BAR = 1e-4, 1e-3
 TINY = 1e-4  # of the largest gradient
+QUICK = {"xla_backend_optimization_level": 0}  # of tiny networks, compiling takes all the time
 Inputs = dict[str, np.ndarray]
 
 
@@ -123,12 +124,15 @@ def redraw(module: Any, std: float, seed: int = 0) -> None:
     torch = torch_module("torch")
     generator = torch.Generator().manual_seed(seed)
     scales = {
-        f"{prefix}.weight" for prefix, part in module.named_modules() if "norm" in type(part).__name__.lower()
+        f"{prefix}.{name}"
+        for prefix, part in module.named_modules()
+        for name in ("weight", "gamma")
+        if "norm" in type(part).__name__.lower()
     }  # of norms, whatever kind they are
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.1 * noise if name in scales and parameter.ndim == 1 else std * noise)
+            parameter.copy_(1 + 0.1 * noise if name in scales and parameter.squeeze().ndim == 1 else std * noise)
 
 
 def certify(case: Case) -> Certificate:
@@ -150,7 +154,7 @@ def certify(case: Case) -> Certificate:
         write(component, Path(folder) / "ours")
         same = _comes_back(case, theirs, Path(folder) / "ours", inputs, out)
     forward_max = float(np.max(np.abs(found[0] - out)))
-    inputs_error = max(relative_error(found[1][n], wanted[0][n]) for n in wanted[0])
+    inputs_error = max((relative_error(found[1][n], wanted[0][n]) for n in wanted[0]), default=0.0)
     floor = TINY * max(float(np.max(np.abs(g))) for g in wanted[1].values())
     errors = {n: relative_error(found[2][n], wanted[1][n], floor) for n in wanted[1]}
     worst = max(errors, key=errors.get)
@@ -202,7 +206,8 @@ def _run_ours(case: Case, component: Component, inputs: Inputs, direction: np.nd
         out = case.ours(networks.merge({NETWORK: params})[NETWORK], {**floats, **others})
         return jnp.sum(out * direction), out
 
-    step = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
+    options = QUICK if jax.default_backend() == "cpu" else None
+    step = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True), compiler_options=options)
     (_, out), (of_params, of_inputs) = step(component.params, floats)
     return np.asarray(out), jax.device_get(of_inputs), to_published(component, of_params)
 

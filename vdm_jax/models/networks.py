@@ -13,8 +13,9 @@ from flax import nnx
 from vdm_jax.config import build, build_kind, to_dict
 from vdm_jax.models.dit import DiT, DiTConfig
 from vdm_jax.models.text import TextConfig, TextEncoder
+from vdm_jax.models.wan import Wan, WanConfig
 
-BACKBONES: dict[str, tuple[type, type[nnx.Module]]] = {"dit": (DiTConfig, DiT)}
+BACKBONES: dict[str, tuple[type, type[nnx.Module]]] = {"dit": (DiTConfig, DiT), "wan": (WanConfig, Wan)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class NetworksConfig:
       text: the text encoder trained with it; None for an unconditional model.
     """
 
-    model: DiTConfig
+    model: DiTConfig | WanConfig
     text: TextConfig | None = None
 
     def __post_init__(self):

@@ -1,0 +1,96 @@
+"""`vdm import` and `vdm export`, from the command line."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests.interop.test_component import drawn, same_bits, values
+from vdm_jax.cli.main import main
+from vdm_jax.interop.component import float_type, write
+from vdm_jax.interop.imported import export_run, import_folder, open_imported
+from vdm_jax.sharding import MeshConfig, make_mesh
+
+
+@pytest.fixture
+def component(tmp_path):
+    write(drawn(), tmp_path / "component", dtype=float_type("bf16"))
+    return tmp_path / "component"
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """Two networks and a scheduler."""
+    folder = tmp_path / "pipeline"
+    write(drawn(1), folder / "transformer")
+    write(drawn(2), folder / "transformer_2", dtype=float_type("fp16"))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler/scheduler_config.json").write_text('{"shift": 3.0}')
+    index = {
+        "_class_name": "WanPipeline", "boundary_ratio": 0.9, "image_encoder": [None, None],
+        "transformer": ["diffusers", "WanTransformer3DModel"], "transformer_2": ["diffusers", "WanTransformer3DModel"],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    }  # fmt: skip
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_a_component_goes_back_out_bit_for_bit(component, tmp_path, capsys):
+    assert main(["import", str(component), "--out", str(tmp_path / "run")]) == 0
+    assert "WanTransformer3DModel, 35,408 parameters, bfloat16" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "run"), "--format", "diffusers", "--out", str(tmp_path / "out")]) == 0
+    assert same_bits(values(component), values(tmp_path / "out"))
+    assert (component / "config.json").read_text() == (tmp_path / "out/config.json").read_text()
+
+
+def test_a_wider_dtype_on_the_way_changes_nothing(component, tmp_path):
+    import_folder(component, tmp_path / "run", float_type("float32"))
+    found = open_imported(tmp_path / "run")["model"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {np.dtype(np.float32)}
+    export_run(tmp_path / "run", tmp_path / "out")
+    assert same_bits(values(component), values(tmp_path / "out"))
+
+
+def test_a_pipeline_goes_back_out_whole(pipeline, tmp_path):
+    assert set(import_folder(pipeline, tmp_path / "run")) == {"transformer", "transformer_2"}
+    export_run(tmp_path / "run", tmp_path / "out")
+    for name in ("transformer", "transformer_2"):
+        assert same_bits(values(pipeline / name), values(tmp_path / "out" / name))
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        assert (pipeline / name).read_text() == (tmp_path / "out" / name).read_text()
+
+
+def test_one_component_opens_on_a_mesh(pipeline, tmp_path):
+    import_folder(pipeline, tmp_path / "run")
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4), jax.devices()[:4])
+    (found,) = open_imported(tmp_path / "run", "transformer_2", mesh).values()
+    kernel = found.params["patch_out"]["kernel"]
+    assert kernel.dtype == np.float16
+    assert len(kernel.sharding.device_set) == 4
+    np.testing.assert_array_equal(kernel, drawn(2).params["patch_out"]["kernel"].astype(np.float16))
+    with pytest.raises(ValueError, match="component: unknown 'transformer_3'; did you mean 'transformer_2'"):
+        open_imported(tmp_path / "run", "transformer_3")
+
+
+def test_what_cannot_be_done_is_said(component, pipeline, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert main(["import", str(component), "--out", run]) == 0
+    for words, message in (
+        (["import", str(component), "--out", run], "exists already"),
+        (["import", str(tmp_path / "nothing"), "--out", run], "is not a directory"),
+        (["import", str(component), "--out", run, "--dtype", "bf61"], "dtype: unknown 'bf61'; did you mean 'bf16'"),
+        (["export", run, "--out", str(component)], "exists already"),
+        (["export", run, "--out", str(tmp_path / "x"), "--weights", "ema"], "was imported, not trained"),
+        (["export", run, "--out", str(tmp_path / "x"), "--format", "comfi"], "--format: unknown 'comfi'"),
+        (["parity", "WanTransformer"], "did you mean 'WanTransformer3DModel'"),
+    ):
+        capsys.readouterr()
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+    index = json.loads((pipeline / "model_index.json").read_text())
+    index["transformer"][1] = "NoSuchModel"
+    (pipeline / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"transformer \(NoSuchModel\): not known here"):
+        import_folder(pipeline, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,65 @@
+"""The Wan transformers against those of diffusers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.interop.parity import check_case, check_published, published
+from vdm_jax.interop.cases.wan import CASES
+from vdm_jax.interop.wan import WAN
+from vdm_jax.models.wan import Wan, WanConfig
+
+PUBLISHED = {  # file -> tensors, parameters in millions
+    "Wan2.1-T2V-1.3B": (825, 1419.0),
+    "Wan2.1-T2V-14B": (1095, 14288.5),
+    "Wan2.1-I2V-14B": (1303, 16394.9),
+    "Wan2.1-FLF2V-14B": (1304, 16395.5),
+    "Wan2.2-I2V-A14B": (1095, 14288.9),
+    "Wan2.2-TI2V-5B": (825, 4999.8),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_computes_what_the_published_class_computes(case):
+    pytest.importorskip("diffusers", reason="the published class is the oracle")
+    check_case(case)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_mapped_whole(name):
+    pytest.importorskip("diffusers", reason="the published class is the oracle")
+    assert check_published(WAN, name) == PUBLISHED[name][0]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name):
+    shapes = WAN.shapes(WAN.config(published(name))).values()
+    assert round(sum(np.prod(shape) for shape in shapes) / 1e6, 1) == PUBLISHED[name][1]
+
+
+def test_one_time_a_clip_is_that_time_for_every_frame():
+    config = WanConfig(channels=2, dim=16, depth=1, heads=2, mlp_dim=16, text_dim=4, frequencies=8)
+    network = Wan(config, nnx.Rngs(0))
+    network.patch_out.kernel[...] = jax.random.normal(jax.random.key(2), network.patch_out.kernel.shape)
+    x, tokens = jax.random.normal(jax.random.key(1), (1, 2, 4, 4, 2)), jnp.ones((1, 3, 4))
+    one = network(x, jnp.array([300.0]), {"tokens": tokens})
+    each = network(x, jnp.array([[300.0, 300.0]]), {"tokens": tokens})
+    other = network(x, jnp.array([[0.0, 300.0]]), {"tokens": tokens})
+    np.testing.assert_array_equal(one, each)
+    assert np.abs(np.asarray(one - other)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qk_norm": "layer_norm"}, "qk_norm='layer_norm' is not supported"),
+        ({"num_layer": 3}, "unknown 'num_layer'; did you mean 'num_layers'"),
+        ({"added_kv_proj_dim": 7}, "added_kv_proj_dim=7 is not supported"),
+        ({"eps": 1e-5}, "eps=1e-05 is not supported"),
+    ],
+)
+def test_options_it_does_not_have_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        WAN.config(published("Wan2.1-T2V-1.3B") | change)
