@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,25 +15,27 @@ from vdm_jax.training.run import Run, assemble
 from vdm_jax.training.run_config import run_config_from
 from vdm_jax.training.step import TrainStep, make_train_step
 
-BATCH, FRAMES, SIZE, LENGTH = 8, 4, 8, 6
+BATCH, FRAMES, HEIGHT, WIDTH, LENGTH = 8, 3, 8, 12, 6  # 3 frames of 6 tokens: hardly a mesh divides them
+STEPS = 20
 WORDS = ("red", "blue", "left", "right", "")
 
 # What the mesh must not change; a further network joins by one line.
 NETWORKS = {
     "dit_full": {"kind": "dit", "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "attention": "full"},
     "dit_factorised": {"kind": "dit", "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "attention": "factorised"},
+    "wan": {"kind": "wan", "channels": 3, "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "mlp_dim": 64},
 }
 
 
-def config_of(network: str, mesh: Mapping[str, int], **train) -> dict:
-    """The config of a run of ten steps over text and tiny clips."""
+def config_of(network: str, mesh: Mapping[str, int], model: Mapping[str, Any] | None = None, **train) -> dict:
+    """The config of a run of `STEPS` steps over text and tiny clips."""
     return {
         "seed": 3,
         "process": {"kind": "rectified_flow"},
-        "model": NETWORKS[network],
+        "model": NETWORKS[network] | (model or {}),
         "text": {"tokenizer": "bytes", "length": LENGTH, "dim": 16, "depth": 1, "heads": 2},
-        "data": {"frames": FRAMES, "height": SIZE, "width": SIZE},
-        "train": {"steps": 10, "batch_size": BATCH, "dropout": {"tokens": 0.2}, **train},
+        "data": {"frames": FRAMES, "height": HEIGHT, "width": WIDTH},
+        "train": {"steps": STEPS, "batch_size": BATCH, "dropout": {"tokens": 0.2}, **train},
         "optimizer": {"learning_rate": 3e-3, "warmup": 2},
         "mesh": dict(mesh),
     }
@@ -47,7 +50,7 @@ def tokenizer() -> Tokenizer:
 def batch_of(index: int) -> dict[str, np.ndarray]:
     """Batch number `index` of an endless stream."""
     rng = np.random.default_rng(index)
-    video = rng.integers(0, 256, (BATCH, FRAMES, SIZE, SIZE, 3), np.uint8)
+    video = rng.integers(0, 256, (BATCH, FRAMES, HEIGHT, WIDTH, 3), np.uint8)
     words = tokenizer().encode([WORDS[i] for i in rng.integers(len(WORDS), size=BATCH)])
     return {"video": video, "index": np.arange(BATCH) + index * BATCH, **words}
 
@@ -68,10 +71,10 @@ class Compiled:
         return np.array(rows), state
 
 
-def compiled(network: str, mesh: Mapping[str, int], **train) -> Compiled:
+def compiled(network: str, mesh: Mapping[str, int], model: Mapping[str, Any] | None = None, **train) -> Compiled:
     """A run on as many devices as the mesh asks for."""
     count = int(np.prod(list(mesh.values())))
-    config = run_config_from(config_of(network, mesh, **train))
+    config = run_config_from(config_of(network, mesh, model, **train))
     run = assemble(config, tokenizer().vocab_size, tokenizer().encode([""]), jax.devices()[:count])
     return Compiled(run, make_train_step(run.plan, run.step_config(), config.seed))
 
@@ -90,5 +93,5 @@ def weights_of(network: str) -> dict:
 
 @functools.cache
 def curve_of(network: str) -> np.ndarray:
-    """Ten losses and gradient norms on one device."""
-    return alone(network).curve(10, weights_of(network))[0]
+    """Losses and gradient norms of all steps on one device."""
+    return alone(network).curve(STEPS, weights_of(network))[0]

@@ -52,9 +52,9 @@ def test_training_lowers_the_loss():
     assert int(state.step) == 10
 
 
-@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=2, tensor=2)], ids=["one", "mesh"])
-def test_accumulation_equals_the_big_batch(mesh):
-    big, micro = plain_run(), make_run(mesh, accumulate=4)
+@pytest.mark.parametrize(("mesh", "accumulate"), [("one", 4), *((name, 2) for name in MESHES)])
+def test_accumulation_equals_the_big_batch(mesh, accumulate):
+    big, micro = plain_run(), make_run(MESHES.get(mesh), accumulate=accumulate)
     a, metrics_a = big.step(big.start(), big.place(batch_of(0)))
     b, metrics_b = micro.step(micro.start(), micro.place(batch_of(0)))
     for name in ("loss", "grad_norm", "double"):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from vdm_jax.attention import check_degree
 from vdm_jax.config import flatten
 from vdm_jax.diffusion.configuration import process_to_dict
 from vdm_jax.objectives.denoising import DenoisingObjective
@@ -103,12 +104,14 @@ def assemble(
       mesh: instead of the one that `config.mesh` makes of them; of a machine that need not be there.
 
     Raises:
-      ValueError: the mesh does not fit the devices, the batch or the heads.
+      ValueError: the mesh does not fit the devices, the batch, the heads or the partition of attention.
     """
     mesh = make_mesh(config.mesh, devices) if mesh is None else mesh
     for bucket in config.buckets:
         check_batch(mesh, bucket.batch, config.train.accumulate)
-    check_heads(mesh, config.networks.model.heads)
+    model = config.networks.model
+    check_heads(mesh, model.heads)
+    check_degree(model.partition, model.heads // mesh.shape["tensor"], mesh.shape["context"])
     empty = {} if null is None else {"null_ids": _plain(null["text_ids"]), "null_mask": _plain(null["text_mask"])}
     dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
     objective = DenoisingObjective(config.process, dropout, vector=config.train.vector, **empty)
