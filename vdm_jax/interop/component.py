@@ -52,6 +52,8 @@ class Component:
       published: its `config.json`, as it was read; None for a network made here.
       stored: name -> dtype of every tensor in the files it was read from; None for a network made here.
       left_out: tensors of those files that no network of today uses (`KeyMap.unread`).
+      constants: name -> value of the constants in those files (`KeyMap.buffers`), which may differ from those that are
+        computed here in the last digit.
     """
 
     family: Family
@@ -60,6 +62,7 @@ class Component:
     published: Mapping[str, Any] | None = None
     stored: Mapping[str, np.dtype] | None = None
     left_out: tuple[str, ...] = ()
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def network(self) -> nnx.Module:
         """The module with these weights."""
@@ -128,7 +131,9 @@ def read(
     names = check_tensors(found, keymap, shapes, tensors, folder)
     params = _read_params(found, config, keymap, names, dtype, mesh, rules)
     kept = {name: stored.dtype for name, stored in tensors.items() if found.spell(name) in names}
-    return Component(found, config, params, published, kept, tuple(sorted(tensors.keys() - kept.keys())))
+    left_out = tuple(sorted(tensors.keys() - kept.keys()))
+    constants = {b.theirs: names[b.theirs].read() for b in keymap.buffers if b.theirs in names}
+    return Component(found, config, params, published, kept, left_out, constants)
 
 
 def params_dtypes(family: Family, config: Any, stored: Mapping[str, np.dtype], dtype: np.dtype | None) -> dict:
@@ -228,7 +233,8 @@ def _write_into(component: Component, folder: Path | None, dtype: np.dtype | Non
     if writer is not None:
         for buffer in keymap.buffers:
             for name in spelt[buffer.theirs]:
-                writer.put(name, buffer.make())
+                read = component.constants.get(buffer.theirs)
+                writer.put(name, buffer.make() if read is None else read)
         writer.close()
 
 

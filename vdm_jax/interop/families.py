@@ -2,8 +2,10 @@
 
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.latte import LATTE
+from vdm_jax.interop.unet import UNET_2D, UNET_3D, UNET_SPATIO_TEMPORAL
+from vdm_jax.interop.unet_motion import MOTION_ADAPTER, UNET_MOTION
 from vdm_jax.interop.wan import WAN
 
-_ALL: tuple[Family, ...] = (LATTE, WAN)
+_ALL: tuple[Family, ...] = (LATTE, MOTION_ADAPTER, UNET_2D, UNET_3D, UNET_MOTION, UNET_SPATIO_TEMPORAL, WAN)
 
 FAMILIES: dict[str, Family] = {family.published: family for family in _ALL}
