@@ -215,4 +215,4 @@ def norm(theirs: str, ours: str, *, bias: bool = True, pairs: bool = False) -> l
     """A norm: `weight` and `bias`, here `scale` and `bias`, of any shape."""
     plain = neighbours(FLAT) if pairs else FLAT
     rules = [Rule(f"{theirs}.weight", f"{ours}.scale", plain)]
-    return [*rules, Rule(f"{theirs}.bias", f"{ours}.bias", FLAT)] if bias else rules
+    return [*rules, Rule(f"{theirs}.bias", f"{ours}.bias", plain)] if bias else rules

@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +111,16 @@ def torch_module(name: str) -> Any:
 
 
 def build_published(family: Family, published: Mapping[str, Any]) -> Any:
-    """The published module of a config, in evaluation mode."""
+    """The published module of a config, in evaluation mode and in float32 (some tables are computed in float64)."""
     library = torch_module(family.library)
     cls = getattr(library, family.published)
     options = {name: value for name, value in published.items() if not name.startswith("_")}
     module = cls(**options) if family.library == "diffusers" else cls(cls.config_class(**options))
-    return module.eval()
+    return module.eval().float()
 
 
-def redraw(module: Any, std: float, seed: int = 0) -> None:
-    """Draws every parameter again: scales of norms around 1, all others around 0."""
+def redraw(module: Any, std: float, seed: int = 0, tables: Collection[str] = ()) -> None:
+    """Draws every parameter again, and the buffers `tables`: scales of norms around 1, all others around 0."""
     torch = torch_module("torch")
     generator = torch.Generator().manual_seed(seed)
     scales = {
@@ -130,9 +130,14 @@ def redraw(module: Any, std: float, seed: int = 0) -> None:
         if "norm" in type(part).__name__.lower()
     }  # of norms, whatever kind they are
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
+        for name, parameter in weights_of(module, tables).items():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.1 * noise if name in scales and parameter.squeeze().ndim == 1 else std * noise)
+
+
+def weights_of(module: Any, tables: Collection[str] = ()) -> dict[str, Any]:
+    """Its parameters, and those of its buffers that are in `tables`."""
+    return dict(module.named_parameters()) | {n: b for n, b in module.named_buffers() if n in tables}
 
 
 def certify(case: Case) -> Certificate:
@@ -144,12 +149,14 @@ def certify(case: Case) -> Certificate:
     """
     torch_module("torch")
     theirs = build_published(case.family, case.published)
-    redraw(theirs, case.std)
+    keymap = case.family.keymap(case.family.config(case.published))
+    tables = {rule.theirs for rule in keymap.rules}  # a buffer there may be a parameter here
+    redraw(theirs, case.std, tables=tables)
     inputs = case.draw()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(Path(folder) / "published")
         component = read(Path(folder) / "published", family=case.family)
-        out, cotangent, wanted = _run_theirs(case, theirs, inputs)
+        out, cotangent, wanted = _run_theirs(case, theirs, inputs, tables)
         found = _run_ours(case, component, inputs, cotangent)
         write(component, Path(folder) / "ours")
         same = _comes_back(case, theirs, Path(folder) / "ours", inputs, out)
@@ -178,15 +185,17 @@ def config_hash(published: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(published), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _run_theirs(case: Case, module: Any, inputs: Inputs) -> tuple[np.ndarray, np.ndarray, tuple[dict, dict]]:
+def _run_theirs(
+    case: Case, module: Any, inputs: Inputs, tables: Collection[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[dict, dict]]:
     """Output, the direction in which it is differentiated, gradients of inputs and of parameters."""
     torch = torch_module("torch")
     tensors = {name: torch.from_numpy(value.copy()) for name, value in inputs.items()}
     floats = {name: t.requires_grad_() for name, t in tensors.items() if t.is_floating_point()}
+    parameters = {name: weight.requires_grad_() for name, weight in weights_of(module, tables).items()}
     out = case.theirs(module, tensors)
     direction = np.random.default_rng(1).standard_normal(tuple(out.shape)).astype(np.float32)
     (out * torch.from_numpy(direction)).sum().backward()
-    parameters = dict(module.named_parameters())
 
     def gradient(tensor: Any) -> np.ndarray:
         return np.zeros(tuple(tensor.shape), np.float32) if tensor.grad is None else tensor.grad.numpy()
@@ -230,9 +239,8 @@ def _comes_back(case: Case, theirs: Any, folder: Path, inputs: Inputs, out: np.n
     original, back = theirs.state_dict(), opened.state_dict()
     if any(not torch.equal(back[name], original[name]) for name in original):
         return False
-    with torch.no_grad():
-        again = case.theirs(opened, {name: torch.from_numpy(value) for name, value in inputs.items()})
-    return np.array_equal(again.numpy(), out)
+    again = case.theirs(opened, {name: torch.from_numpy(value) for name, value in inputs.items()})
+    return np.array_equal(again.detach().numpy(), out)  # with gradients as before, or other kernels are chosen
 
 
 def _tensors(folder: Path) -> dict[str, Any]:
