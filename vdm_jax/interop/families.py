@@ -1,12 +1,23 @@
 """Every published class that can be read and written; a further one is one line."""
 
 from vdm_jax.interop.cogvideox import COGVIDEOX
+from vdm_jax.interop.encoders import ENCODERS
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.latte import LATTE
 from vdm_jax.interop.unet import UNET_2D, UNET_3D, UNET_SPATIO_TEMPORAL
 from vdm_jax.interop.unet_motion import MOTION_ADAPTER, UNET_MOTION
 from vdm_jax.interop.wan import WAN
 
-_ALL: tuple[Family, ...] = (COGVIDEOX, LATTE, MOTION_ADAPTER, UNET_2D, UNET_3D, UNET_MOTION, UNET_SPATIO_TEMPORAL, WAN)
+_ALL: tuple[Family, ...] = (
+    COGVIDEOX,
+    *ENCODERS,
+    LATTE,
+    MOTION_ADAPTER,
+    UNET_2D,
+    UNET_3D,
+    UNET_MOTION,
+    UNET_SPATIO_TEMPORAL,
+    WAN,
+)
 
 FAMILIES: dict[str, Family] = {family.published: family for family in _ALL}

@@ -1,6 +1,6 @@
 """The tiny networks of every family that certificates are made of; a further family is one line."""
 
-from vdm_jax.interop.cases import cogvideox, latte, unet, wan
+from vdm_jax.interop.cases import cogvideox, encoders, latte, unet, wan
 from vdm_jax.interop.parity import Case
 
-CASES: tuple[Case, ...] = (*cogvideox.CASES, *latte.CASES, *unet.CASES, *wan.CASES)
+CASES: tuple[Case, ...] = (*cogvideox.CASES, *encoders.CASES, *latte.CASES, *unet.CASES, *wan.CASES)
