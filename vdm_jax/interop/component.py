@@ -29,7 +29,7 @@ from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import NETWORK, Family
 from vdm_jax.interop.folder import whole_or_nothing
-from vdm_jax.interop.keymap import Entry, KeyMap
+from vdm_jax.interop.keymap import Entry, KeyMap, Shape
 from vdm_jax.interop.matching import check_tensors
 from vdm_jax.interop.tensors import MAX_FILE, STEMS, Stored, TensorWriter, read_json, tensors_of
 from vdm_jax.sharding import LogicalRules, param_shardings
@@ -39,6 +39,7 @@ FLOATS: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+_ALIGNMENT = 64  # bytes
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -170,10 +171,18 @@ def _read_params(family, config, keymap: KeyMap, names: Mapping[str, Stored], dt
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for path in sorted(shapes, key=lambda p: math.prod(shapes[p]), reverse=True):
             mine = [(entry, names[entry.name]) for entry in entries[path]]
-            host = np.empty(shapes[path], dtype or _widest({stored.dtype for _, stored in mine}))
+            host = _aligned(shapes[path], dtype or _widest({stored.dtype for _, stored in mine}))
             list(pool.map(_fill, itertools.repeat(host), *zip(*mine)))
-            params[path] = _place(host, where[path])
+            params[path] = jax.block_until_ready(_place(host, where[path]))  # before the next one takes its room
     return nested(params)
+
+
+def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """An empty array that the CPU's runtime takes over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _fill(host: np.ndarray, entry: Entry, stored: Stored) -> None:

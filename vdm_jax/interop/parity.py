@@ -231,16 +231,22 @@ def to_published(component: Component, params: Mapping[str, Any]) -> dict[str, n
 def _comes_back(case: Case, theirs: Any, folder: Path, inputs: Inputs, out: np.ndarray) -> bool:
     """Whether a fresh published module takes the files of `folder` and is the same to the last bit."""
     torch = torch_module("torch")
-    if case.family.library == "diffusers":
-        opened = build_published(case.family, read_json(folder / "config.json"))
-        opened.load_state_dict(_tensors(folder), strict=True)
-    else:
-        opened = type(theirs).from_pretrained(folder).eval()  # its files name tied tensors once
+    opened = open_published(case.family, folder)
     original, back = theirs.state_dict(), opened.state_dict()
     if any(not torch.equal(back[name], original[name]) for name in original):
         return False
     again = case.theirs(opened, {name: torch.from_numpy(value) for name, value in inputs.items()})
     return np.array_equal(again.detach().numpy(), out)  # with gradients as before, or other kernels are chosen
+
+
+def open_published(family: Family, folder: Path) -> Any:
+    """The published module of a folder; every tensor of it must be there, and nothing else."""
+    if family.library == "diffusers":
+        module = build_published(family, read_json(folder / "config.json"))
+        module.load_state_dict(_tensors(folder), strict=True)
+        return module
+    cls = getattr(torch_module(family.library), family.published)
+    return cls.from_pretrained(folder).eval()  # its files name tied tensors once
 
 
 def _tensors(folder: Path) -> dict[str, Any]:
