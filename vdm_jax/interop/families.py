@@ -1,5 +1,8 @@
 """Every published class that can be read and written; a further one is one line."""
 
+from vdm_jax.interop.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
+from vdm_jax.interop.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
+from vdm_jax.interop.autoencoders_wan import AUTOENCODER_WAN
 from vdm_jax.interop.cogvideox import COGVIDEOX
 from vdm_jax.interop.encoders import ENCODERS
 from vdm_jax.interop.family import Family
@@ -9,6 +12,10 @@ from vdm_jax.interop.unet_motion import MOTION_ADAPTER, UNET_MOTION
 from vdm_jax.interop.wan import WAN
 
 _ALL: tuple[Family, ...] = (
+    AUTOENCODER_KL,
+    AUTOENCODER_TEMPORAL_DECODER,
+    AUTOENCODER_WAN,
+    AUTOENCODER_COGVIDEOX,
     COGVIDEOX,
     *ENCODERS,
     LATTE,

@@ -5,6 +5,7 @@ parity test.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,6 +59,7 @@ class Family:
         named = {"_class_name": self.published} if self.library == "diffusers" else {"architectures": [self.published]}
         return named | self.write(config)
 
+    @functools.lru_cache(maxsize=8)  # several steps of one load ask for it, and a large one takes seconds  # noqa: B019
     def define(self, config: Any) -> NetworkDefinitions:
         """The static half of the network, which is called `NETWORK` there; nothing is allocated."""
         return define(lambda rngs: {NETWORK: self.module(config, rngs)})

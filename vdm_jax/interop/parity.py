@@ -115,7 +115,8 @@ def build_published(family: Family, published: Mapping[str, Any]) -> Any:
     library = torch_module(family.library)
     cls = getattr(library, family.published)
     options = {name: value for name, value in published.items() if not name.startswith("_")}
-    module = cls(**options) if family.library == "diffusers" else cls(cls.config_class(**options))
+    # Published files hold options that their class does not know; it leaves these out by itself.
+    module = cls.from_config(options) if family.library == "diffusers" else cls(cls.config_class(**options))
     return module.eval().float()
 
 
