@@ -4,6 +4,7 @@ from vdm_jax.interop.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
 from vdm_jax.interop.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
 from vdm_jax.interop.autoencoders_wan import AUTOENCODER_WAN
 from vdm_jax.interop.cogvideox import COGVIDEOX
+from vdm_jax.interop.controlnet import CONTROLNET
 from vdm_jax.interop.encoders import ENCODERS
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.latte import LATTE
@@ -17,6 +18,7 @@ _ALL: tuple[Family, ...] = (
     AUTOENCODER_WAN,
     AUTOENCODER_COGVIDEOX,
     COGVIDEOX,
+    CONTROLNET,
     *ENCODERS,
     LATTE,
     MOTION_ADAPTER,

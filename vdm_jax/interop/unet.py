@@ -46,9 +46,9 @@ def transformer_layers(config: UNetConfig) -> list[int] | int:
     return unet_options.shortest((*(d or config.mid_depth for d in config.depth[:-1]), config.mid_depth))
 
 
-def read_pictures(options: Options) -> UNetConfig:
-    """Options of `UNet2DConditionModel`; `ControlNetModel` has them too."""
-    fields = unet_options.trunk(options, "2D", text_dim=1280)
+def read_pictures(options: Options, ascending: bool = True) -> UNetConfig:
+    """Options of `UNet2DConditionModel`; without its ascending half, of `ControlNetModel`."""
+    fields = unet_options.trunk(options, "2D", text_dim=1280, ascending=ascending)
     levels = len(fields["widths"])
     options.only("center_input_sample", False)
     options.only("flip_sin_to_cos", True)

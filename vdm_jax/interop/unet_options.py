@@ -67,17 +67,21 @@ def block_types(attention: tuple[bool, ...], kind: str, ascending: bool = True) 
     return {"down_block_types": down} | ({"up_block_types": up} if ascending else {})
 
 
-def trunk(options: Options, kind: str, text_dim: int, channels: tuple[int, int] = (4, 4)) -> dict[str, Any]:
+def trunk(
+    options: Options, kind: str, text_dim: int, channels: tuple[int, int] = (4, 4), ascending: bool = True
+) -> dict[str, Any]:
     """The fields of `UNetConfig` that all classes give under the same names.
 
     Args:
       options: of the class.
       kind: the end of its blocks' names.
       text_dim, channels: what the class has by default; channels in and out.
+      ascending: whether the class has an ascending half; one without has as many channels out as in.
     """
     widths = tuple(options.take("block_out_channels", WIDTHS))
-    attention = attention_levels(options, kind)
-    inputs, outputs = options.take("in_channels", channels[0]), options.take("out_channels", channels[1])
+    attention = attention_levels(options, kind, ascending)
+    inputs = options.take("in_channels", channels[0])
+    outputs = options.take("out_channels", channels[1]) if ascending else inputs
     if len(attention) != len(widths) or inputs < outputs:
         raise ValueError(
             f"{options.published}: {len(widths)} block_out_channels, {len(attention)} down_block_types,"

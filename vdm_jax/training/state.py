@@ -259,7 +259,27 @@ def stream(seed: int | jax.Array, name: str) -> jax.Array:
 
 def _build(make_networks: MakeNetworks, key: jax.Array) -> dict[str, nnx.Module]:
     with nnx.use_eager_sharding(False):  # arrays are placed by `out_shardings`, not one by one
-        return dict(make_networks(nnx.Rngs(key)))
+        return dict(make_networks(_Keys(key)))
+
+
+class _Keys(nnx.Rngs):
+    """`nnx.Rngs` with the same keys, whose count is not an array.
+
+    Updates of that array were 4.7 of the 6.0 seconds that tracing a UNet of 638 parameters took.
+    """
+
+    def __init__(self, key: jax.Array):
+        super().__init__(key)
+        self.calls = 0
+
+    def params(self) -> jax.Array:
+        """The next key."""
+        self.calls += 1
+        return jax.random.fold_in(self.default.key[...], self.calls - 1)
+
+    def split(self, k: int) -> nnx.Rngs:
+        """`k` ordinary ones that continue from the next key."""
+        return nnx.Rngs(jax.random.split(self.params(), k))
 
 
 def _state_around(plan: StatePlan, params: Params) -> TrainState:

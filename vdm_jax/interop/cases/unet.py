@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax.interop.controlnet import CONTROLNET
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.parity import Case
 from vdm_jax.interop.unet import SVD_SCALARS, UNET_2D, UNET_3D, UNET_SPATIO_TEMPORAL
@@ -38,6 +40,21 @@ def _theirs_pictures(module: Any, inputs: Mapping[str, Any]) -> Any:
     time = time.flatten() if time.ndim == 2 else time.repeat_interleave(frames)
     out = module(flat, time, inputs["tokens"].repeat_interleave(frames, dim=0), return_dict=False)[0]
     return out.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+
+
+def _ours_control(network: Any, inputs: Mapping[str, Any]) -> Any:
+    control = network(inputs["x"], inputs["time"], {"tokens": inputs["tokens"], "hint": inputs["hint"]})
+    return jnp.concatenate([y.ravel() for y in (*control.down, control.mid)])
+
+
+def _theirs_control(module: Any, inputs: Mapping[str, Any]) -> Any:
+    import torch  # only where a certificate is made
+
+    frames = inputs["x"].shape[1]
+    x, hint = (inputs[name].flatten(0, 1).permute(0, 3, 1, 2) for name in ("x", "hint"))
+    time, tokens = (inputs[name].repeat_interleave(frames, dim=0) for name in ("time", "tokens"))
+    down, mid = module(x, time, tokens, hint, return_dict=False)
+    return torch.cat([y.permute(0, 2, 3, 1).flatten() for y in (*down, mid)])
 
 
 def _theirs_clips(module: Any, inputs: Mapping[str, Any]) -> Any:
@@ -101,4 +118,11 @@ CASES = (
          "concat": (2, _FRAMES, _HEIGHT, _WIDTH, 4)}, ours, _theirs_svd,
     ),
     _motion("AnimateDiff", {}),
+    Case(
+        "ControlNet", CONTROLNET,
+        {**_TRUNK, "down_block_types": types("2D")["down_block_types"], "attention_head_dim": 2,
+         "conditioning_embedding_out_channels": [8, 16]},
+        {"x": (2, 2, _HEIGHT, _WIDTH, _CHANNELS), "tokens": (2, 5, 24), "time": np.float32([3.0, 700.0]),
+         "hint": (2, 2, 2 * _HEIGHT, 2 * _WIDTH, 3)}, _ours_control, _theirs_control,
+    ),
 )  # fmt: skip
