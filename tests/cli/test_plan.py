@@ -46,6 +46,12 @@ def test_a_run_is_compared_with_its_own_plan(silent_run, capsys):
     assert "measured/step" in capsys.readouterr().out
 
 
+def test_less_memory_than_it_takes_is_status_1(workshop, capsys):
+    words = ["plan", "--config", workshop / CAPTIONED, "--target", "h100:8"]
+    assert main([*map(str, words), "--memory", "0.0001"]) == 1
+    assert "it does NOT fit" in capsys.readouterr().out
+
+
 def test_too_large_for_the_chip_is_status_1(tmp_path, capsys):
     words = [
         "--config.mesh.fsdp=4",
@@ -72,6 +78,7 @@ def test_too_large_for_the_chip_is_status_1(tmp_path, capsys):
         (["--target", "h100:8", "--config.mesh.fsdp=3"], "mesh: data -1 x fsdp 3"),
         (["--target", "h100:5"], "batch_size: 8 does not divide"),
         (["--target", "cpu:8", "--slices", "2"], "slices: 2 slices of cpu"),
+        (["--target", "h100:8", "--memory", "0"], "memory: 0 GiB must be above 0"),
         (["--target", "cpu:8", "--profile-of", "nowhere"], "holds no metrics.jsonl"),
     ],
 )

@@ -138,7 +138,7 @@ def test_full_attention_sends_what_its_partition_says(partition):
     assert not [c for each in (forward, both) for c in each if c.kind == "all-gather"]
 
 
-@pytest.mark.parametrize(("remat", "again"), [("none", 0), ("attention", 3), ("full", 4)])
+@pytest.mark.parametrize(("remat", "again"), [("none", 0), ("offload", 0), ("attention", 3), ("full", 4)])
 def test_a_kept_output_spares_the_recomputation_its_exchange(remat, again):
     """Backward needs q, k, v again; the output and its exchange only where it was not kept."""
     depth = 2

@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import jax
 import pytest
 
 from tests.planning.small_run import small_config
 from vdm_jax.planning.chips import GIB
 from vdm_jax.planning.compile import batch_shapes, planned_run
-from vdm_jax.planning.memory import Memory, breakdown, does_not_fit, state_memory
+from vdm_jax.planning.memory import Memory, breakdown, compiled_memory, does_not_fit, state_memory
 from vdm_jax.planning.targets import parse_target
 from vdm_jax.training.step import abstract_batch
 
@@ -84,5 +86,21 @@ def test_state_is_split_as_its_shardings_say():
 def test_the_larger_account_counts():
     memory = Memory(1, 2, 1, 0, temporaries=10, peak=9, usable=16)
     assert (memory.state, memory.needed, memory.headroom, memory.fits) == (4, 14, 2, True)
-    assert not Memory(1, 2, 1, 0, temporaries=10, peak=17, usable=16).fits
+    assert not Memory(1, 2, 1, 0, temporaries=13, usable=16).fits
     assert Memory(1, 2, 1, 0).fits is None
+
+
+def test_what_was_compiled_for_a_chip_fits_it():
+    memory = Memory(1, 2, 1, 0, temporaries=20, peak=15, usable=16)
+    assert (memory.needed, memory.headroom, memory.fits) == (16, 0, True)
+
+
+@pytest.mark.parametrize(("host", "usable", "peak"), [(0, 100, 70), (50, 100, 34), (50, 30, 30), (50, None, 34)])
+def test_what_lies_on_the_host_is_no_part_of_the_peak(host, usable, peak):
+    found = SimpleNamespace(
+        temp_size_in_bytes=30, output_size_in_bytes=4, alias_size_in_bytes=4, peak_memory_in_bytes=70,
+        host_temp_size_in_bytes=host,
+    )  # fmt: skip
+    program = SimpleNamespace(memory_analysis=lambda: found)
+    memory = compiled_memory(Memory(1, 2, 1, 0, usable=usable), program)
+    assert (memory.peak, memory.host, memory.temporaries) == (peak, host, 30)

@@ -2,6 +2,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from vdm_jax.errors import RunError
+from vdm_jax.planning.chips import GIB
 from vdm_jax.planning.targets import Target, parse_target, target_devices, target_mesh
 from vdm_jax.sharding import MeshConfig
 
@@ -19,6 +20,17 @@ from vdm_jax.sharding import MeshConfig
 def test_targets_are_read(text, slices, target, devices):
     assert parse_target(text, slices) == target
     assert target.devices == devices
+
+
+def test_a_step_may_be_given_less_than_all_memory():
+    whole, half = parse_target("v6e:4x4"), parse_target("v6e:4x4", memory=16)
+    assert (whole.usable, whole.compiler_options) == (whole.chip.hbm, {})
+    assert (half.usable, half.compiler_options) == (16 * GIB, {"xla_tpu_max_hbm_size_mib": str(16 * 1024)})
+    assert parse_target("v6e:4x4", memory=64).usable == whole.chip.hbm
+    assert (parse_target("h100:8", memory=16).usable, parse_target("cpu:8", memory=2).usable) == (16 * GIB, 2 * GIB)
+    assert parse_target("h100:8", memory=16).compiler_options == {}
+    with pytest.raises(ValueError, match="memory: -1 GiB must be above 0"):
+        parse_target("v6e:4x4", memory=-1)
 
 
 @pytest.mark.parametrize(

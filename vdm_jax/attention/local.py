@@ -28,7 +28,8 @@ def _attend(kernel: Kernel, q: Array, k: Array, v: Array, view: View) -> Array:
 
 
 def _attend_fwd(kernel, q, k, v, view):
-    out, lse = named(*kernel.forward(q, k, v, view))
+    out, lse = kernel.forward(q, k, v, view)
+    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
     return out, (q, k, v, view, out, lse)
 
 
@@ -39,11 +40,6 @@ def _attend_bwd(kernel, saved, d_out):
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
-
-
-def named(out: Array, lse: Array) -> tuple[Array, Array]:
-    """Gives a forward pass's results the names that remat policies know."""
-    return checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
 
 
 def row_delta(out: Array, d_out: Array) -> Array:

@@ -14,11 +14,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from vdm_jax.attention.kernel import Kernel, View
 from vdm_jax.attention.layout import HEADS, TOKENS, fold, unfold
-from vdm_jax.attention.local import named, row_delta
+from vdm_jax.attention.local import row_delta
 from vdm_jax.attention.partition import CONTEXT
 from vdm_jax.attention.placement import Placement
 from vdm_jax.attention.ring import stream_keys, stream_queries
@@ -152,8 +153,12 @@ def _attend(job: _Job, q: Array, k: Array, v: Array, masks: dict[str, Array]) ->
 
 def _attend_fwd(job, q, k, v, masks):
     q, k, v = job.enter(q), job.enter(k, keys=True), job.enter(v, keys=True)
+    if job.place.moves:
+        q = _named(q, "attention_exchanged")
+    if job.place.keys_move:
+        k, v = _named(k, "attention_exchanged"), _named(v, "attention_exchanged")
     out, lse = job.forward(q, k, v, masks)
-    out, lse = named(job.leave(out), lse)
+    out, lse = _named(job.leave(out), "attention_out"), checkpoint_name(lse, "attention_lse")
     return out, (q, k, v, masks, out, lse)
 
 
@@ -170,6 +175,17 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 def _manual(function, in_specs, out_specs):
     """`function` of each device's share, all axes of the current mesh manual (kernels are opaque to the compiler)."""
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def _named(x: Array, name: str) -> Array:
+    """Gives what a remat policy may keep its name, `[B, G, T, S, H D]` meanwhile.
+
+    With heads and channels apart the compiler for TPUs is free to choose among layouts, takes two for one array that
+    goes to the host, and fails.
+    """
+    b, g, h, t, s, d = x.shape
+    flat = checkpoint_name(x.transpose(0, 1, 3, 4, 2, 5).reshape(b, g, t, s, h * d), name)
+    return flat.reshape(b, g, t, s, h, d).transpose(0, 1, 4, 2, 3, 5)
 
 
 def _merge(x: Array) -> Array:

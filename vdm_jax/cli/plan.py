@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="v5e, v5p, v6e or tpu7x with the chips along each dim (v5p:4x4x8), h100:N, h200:N or cpu:N",
     )  # fmt: skip
     parser.add_argument("--slices", metavar="N", type=int, default=1, help="TPU slices of that size (%(default)s)")
+    parser.add_argument(
+        "--memory", metavar="GIB", type=float,
+        help="of each device that the step may take, all by default; a TPU's compiler is held to it",
+    )  # fmt: skip
     parser.add_argument("--samples", metavar="N", type=float, help="clips to train on (steps x batch of the config)")
     parser.add_argument(
         "--search", metavar="N", type=int, nargs="?", const=2,
@@ -47,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plans; returns the exit status, 1 if it does not fit."""
-    target = parse_target(args.target, args.slices)
+    target = parse_target(args.target, args.slices, args.memory)
     config = _config(args)
     if args.dump_hlo and (args.search is not None or not target.compiles):
         why = (

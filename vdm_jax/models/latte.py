@@ -99,6 +99,16 @@ class LatteConfig:
         return self.channels * (2 if self.learned_variance else 1)
 
     @property
+    def classes(self) -> int:
+        """It knows no labels."""
+        return 0
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """It reads no entries of `vector`."""
+        return ()
+
+    @property
     def reads(self) -> frozenset[str]:
         """The condition keys this model reads."""
         return frozenset({"tokens"})
@@ -161,7 +171,7 @@ class Latte(nnx.Module):
         self.patch_in = Linear(cfg.patch**2 * cfg.channels, d, axes=("patch", "embed"), rngs=rngs)
         self.time = ScalarEmbedding(d, rngs=rngs)
         self.text_in = TextProjection(cfg.text_dim, d, rngs=rngs)
-        self.modulation = Linear(d, (6, d), axes=("embed", None, "embed_out"), init=_ZEROS, rngs=rngs)
+        self.modulation = Linear(d, (6, d), axes=("condition", None, "embed_out"), init=_ZEROS, rngs=rngs)
         self.units = stack(lambda r: Unit(cfg, rngs=r), cfg.depth, rngs)
         self.final_modulation = param(rngs, jax.nn.initializers.normal(d**-0.5), (2, d), (None, "embed"))
         self.patch_out = Linear(d, cfg.patch**2 * cfg.out_channels, axes=("embed", "patch"), init=_ZEROS, rngs=rngs)

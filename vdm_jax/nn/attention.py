@@ -116,7 +116,7 @@ class CrossAttention(nnx.Module):
         self.kernel = kernel
         axes = ("embed", "heads", "head_dim")
         self.q = Linear(dim, (heads, head_dim), axes=axes, bias=qkv_bias, rngs=rngs)
-        axes = ("embed", "heads", None, "head_dim")
+        axes = ("condition", "heads", None, "head_dim")
         self.kv = Linear(context_dim, (heads, 2, head_dim), axes=axes, bias=qkv_bias, rngs=rngs)
         self.out = Linear(dim, dim, axes=("heads", "embed"), init=out_init, rngs=rngs)
         self.norm = QKNorm(qk_norm, heads, head_dim, rngs=rngs)

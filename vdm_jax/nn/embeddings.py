@@ -31,7 +31,7 @@ class ScalarEmbedding(nnx.Module):
     def __init__(self, dim: int, *, rngs: nnx.Rngs, frequencies: int = 256, nullable: bool = False):
         self.frequencies = frequencies
         self.hidden = Linear(frequencies, dim, axes=("frequencies", "embed"), init=_NORMAL, rngs=rngs)
-        self.out = Linear(dim, dim, axes=("embed", "embed_out"), init=_NORMAL, rngs=rngs)
+        self.out = Linear(dim, dim, axes=("condition", "embed_out"), init=_NORMAL, rngs=rngs)
         self.null = param(rngs, _NORMAL, (dim,), ("embed",)) if nullable else None
 
     def __call__(self, x: Array, dtype: jnp.dtype = jnp.float32) -> Array:
@@ -45,7 +45,7 @@ class VectorEmbedding(nnx.Module):
     def __init__(self, in_dim: int, dim: int, *, rngs: nnx.Rngs, hidden: int = 0):
         hidden = hidden or dim
         self.hidden = Linear(in_dim, hidden, axes=("frequencies", "embed"), init=_NORMAL, rngs=rngs)
-        self.out = Linear(hidden, dim, axes=("embed", "embed_out"), init=_NORMAL, rngs=rngs)
+        self.out = Linear(hidden, dim, axes=("condition", "embed_out"), init=_NORMAL, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.out(jax.nn.silu(self.hidden(x)))

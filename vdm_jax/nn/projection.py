@@ -13,7 +13,7 @@ class TextProjection(nnx.Module):
 
     def __init__(self, text_dim: int, dim: int, *, rngs: nnx.Rngs):
         self.hidden = Linear(text_dim, dim, axes=("text", "embed"), rngs=rngs)
-        self.out = Linear(dim, dim, axes=("embed", "embed_out"), rngs=rngs)
+        self.out = Linear(dim, dim, axes=("condition", "embed_out"), rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.out(jax.nn.gelu(self.hidden(x), approximate=True))

@@ -9,19 +9,23 @@ from collections.abc import Callable
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from vdm_jax.errors import did_you_mean
 from vdm_jax.sharding.context import target_platform
+from vdm_jax.sharding.gather import gathered
 
 Array = jax.Array
 
 # Names that blocks and kernels give to their intermediates.
 ATTENTION_NAMES = ("attention_out", "attention_lse")  # keeping these two spares the backward pass all of attention
 HIDDEN_NAMES = ("attention_in", "mlp_hidden")
+# What to send to the host: a block's input, and what would have to be exchanged between devices again.
+HOST_NAMES = ("block_in", "attention_out", "attention_exchanged")
 
 _save = jax.checkpoint_policies.save_only_these_names
 
-# Policy -> what the forward pass keeps beside each block's input.  `none` keeps everything.
+# Policy -> what the forward pass keeps beside each block's input.  `none` keeps everything, `offload` on the host.
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -30,7 +34,7 @@ REMAT_POLICIES: dict[str, Callable | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=list(ATTENTION_NAMES[1:]),
-        names_which_can_be_offloaded=[ATTENTION_NAMES[0]],
+        names_which_can_be_offloaded=list(HOST_NAMES),
         offload_src="device",
         offload_dst="pinned_host",
     ),
@@ -45,7 +49,7 @@ def check_remat(policy: str) -> None:
 
 def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
     """Builds `depth` blocks as one module whose parameters have a leading `layers` dim."""
-    make = nnx.vmap(make_block, transform_metadata={nnx.PARTITION_NAME: "layers"})
+    make = nnx.vmap(nnx.transform_metadata(make_block, partition="layers"))  # so written, also of use in tree mode
     return make(rngs.split(depth))
 
 
@@ -58,7 +62,7 @@ def run_stack(blocks: nnx.Module, x: Array, body: Callable[[nnx.Module, Array], 
       body: one block's work.
       remat: a name of `REMAT_POLICIES`.
     """
-    step = lambda carry, block: (body(block, carry), None)  # noqa: E731
+    step = lambda carry, block: (body(gathered(block), checkpoint_name(carry, "block_in")), None)  # noqa: E731
     if remat != "none":
         # Inside a scan the compiler cannot merge the recomputation with the forward pass, so no barrier is needed.
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)

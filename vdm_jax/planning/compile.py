@@ -81,7 +81,7 @@ def compile_step(traced: Traced) -> Compiled:
     """
     begin = time.perf_counter()
     try:
-        compiled = traced.stages.lower().compile()
+        compiled = traced.stages.lower().compile(compiler_options=traced.target.compiler_options)
     except jax.errors.JaxRuntimeError as error:
         too_large = does_not_fit(traced.target, error, traced.memory)
         if too_large is not None:

@@ -47,8 +47,9 @@ class Memory:
 
     @property
     def needed(self) -> float:
-        """The larger of the two accounts."""
-        return max(self.state + self.batch + self.temporaries, self.peak or 0.0)
+        """The larger of the two accounts; what was compiled for a chip fits it, so never more than is usable there."""
+        larger = max(self.state + self.batch + self.temporaries, self.peak or 0.0)
+        return larger if self.peak is None or self.usable is None else min(larger, self.usable)
 
     @property
     def headroom(self) -> float | None:
@@ -78,13 +79,12 @@ class DoesNotFitError(RunError):
 
 def state_memory(plan: StatePlan, batch: Any, target: Target) -> Memory:
     """What is known before compiling: the arguments of a step."""
-    chip = target.chip
     return Memory(
         parameters=device_bytes(plan.abstract.params),
         optimizer=device_bytes(plan.abstract.opt_state),
         averages=device_bytes(plan.abstract.ema),
         batch=device_bytes(batch),
-        usable=None if chip is None else chip.hbm,
+        usable=target.usable,
     )
 
 
@@ -98,12 +98,10 @@ def compiled_memory(known: Memory, compiled: jax.stages.Compiled) -> Memory:
     """The same with what the compiler says of the program."""
     found = compiled.memory_analysis()
     beside = found.temp_size_in_bytes + max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
-    return dataclasses.replace(
-        known,
-        temporaries=float(beside),
-        peak=float(getattr(found, "peak_memory_in_bytes", 0)) or None,
-        host=float(found.host_temp_size_in_bytes),
-    )
+    peak, host = float(getattr(found, "peak_memory_in_bytes", 0)) or None, float(found.host_temp_size_in_bytes)
+    if peak is not None and host:  # this account has what lies on the host in it; these are bounds without it
+        peak = min(peak, known.state + known.batch + beside, known.usable or peak)
+    return dataclasses.replace(known, temporaries=float(beside), peak=peak, host=host)
 
 
 def does_not_fit(target: Target, error: Exception, known: Memory) -> DoesNotFitError | None:

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from vdm_jax.errors import RunError, did_you_mean
-from vdm_jax.planning.chips import CHIPS, Chip
+from vdm_jax.planning.chips import CHIPS, GIB, Chip
 from vdm_jax.sharding import AXES, MeshConfig, make_mesh
 
 TPU_KINDS = tuple(name for name, chip in CHIPS.items() if chip.wraps)
@@ -41,11 +41,13 @@ class Target:
       kind: a name of `CHIPS`, or `cpu`.
       shape: chips along each dim of one slice; one number for a CPU or GPUs.
       slices: TPU slices joined by the data-centre network.
+      memory: bytes of a device that a step may take; None is all there are.
     """
 
     kind: str
     shape: tuple[int, ...]
     slices: int = 1
+    memory: float | None = None
 
     @property
     def name(self) -> str:
@@ -69,17 +71,31 @@ class Target:
         return self.platform != "gpu"
 
     @property
+    def usable(self) -> float | None:
+        """Bytes that a step may take on a device; None where nobody knows."""
+        whole = None if self.chip is None else self.chip.hbm
+        return whole if self.memory is None else min(self.memory, whole or self.memory)
+
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """What holds the compiler to `memory`; only that for TPUs can be held."""
+        if self.memory is None or self.platform != "tpu":
+            return {}
+        return {"xla_tpu_max_hbm_size_mib": str(int(self.memory / 2**20))}
+
+    @property
     def devices(self) -> int:
         """JAX devices in all: a 7x chip counts twice."""
         return math.prod(self.shape) * self.slices * (2 if self.kind == "tpu7x" else 1)
 
 
-def parse_target(text: str, slices: int = 1) -> Target:
+def parse_target(text: str, slices: int = 1, memory: float | None = None) -> Target:
     """Reads a target.
 
     Args:
       text: `KIND:SIZExSIZE...` for a TPU, `KIND:COUNT` for a CPU or GPUs.
       slices: of a multi-slice TPU.
+      memory: GiB of a device that a step may take; None is all there are.
 
     Raises:
       ValueError: an unknown kind (lists the known ones) or a size that makes no sense.
@@ -99,7 +115,9 @@ def parse_target(text: str, slices: int = 1) -> Target:
         raise ValueError(f"slices: {slices} must be 1 or more")
     if slices > 1 and kind not in TPU_KINDS:
         raise ValueError(f"slices: {slices} slices of {kind}; only TPUs ({', '.join(TPU_KINDS)}) have slices")
-    return Target(kind, shape, slices)
+    if memory is not None and not memory > 0:
+        raise ValueError(f"memory: {memory:g} GiB must be above 0")
+    return Target(kind, shape, slices, None if memory is None else memory * GIB)
 
 
 def target_devices(target: Target) -> Sequence[jax.Device]:

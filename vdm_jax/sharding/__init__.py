@@ -1,5 +1,6 @@
 """Where arrays live: mesh axes, logical-axis rules, multi-process start-up and batch placement."""
 
+from vdm_jax.sharding.gather import gathered
 from vdm_jax.sharding.mesh import AXES, MeshConfig, batch_shards, check_batch, check_heads, make_mesh, slice_count
 from vdm_jax.sharding.multihost import batch_rows, batch_sharding, place_batch, replicated, start
 from vdm_jax.sharding.roll_call import depart, joined, wait_for_all
@@ -24,6 +25,7 @@ __all__ = [
     "check_heads",
     "constrain",
     "depart",
+    "gathered",
     "joined",
     "logical_axes",
     "make_mesh",

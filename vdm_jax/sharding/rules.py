@@ -19,17 +19,20 @@ from typing import Any
 import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vdm_jax.errors import did_you_mean
 from vdm_jax.sharding.context import current_mesh, partitioned
-from vdm_jax.sharding.mesh import BATCH_AXES
+from vdm_jax.sharding.mesh import AXES, BATCH_AXES
 
 Table = Mapping[str, tuple[str, ...]]
 
 # `context` devices hold parameter shards too: they are idle memory otherwise (MaxDiffusion does the same).
 PARAMETER_AXES: Table = {
     "embed": ("fsdp", "context"),
+    # Inputs of what reads a prompt or a time, the same on all context devices: each of them takes the gradient of its
+    # part of the dim alone, and only fsdp has something to sum.
+    "condition": ("context", "fsdp"),
     "embed_out": (),
     "mlp": ("tensor",),
     "heads": ("tensor",),
@@ -77,11 +80,12 @@ def activation_sharding(mesh: Mesh, rules: LogicalRules) -> Iterator[None]:
     """Makes `constrain` (and all that asks `sharding.context`) see this mesh and these rules.
 
     To be entered inside the traced function, where it becomes part of that program, whoever calls it.  The arguments of
-    that function must be on the mesh already.
+    that function must be on the mesh already.  Its axes are Auto inside, also of a mesh that is Explicit outside
+    (`jax.sharding.auto_axes` takes the function from one to the other).
     """
     token = _rules.set(rules)
     try:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh.update_axis_types(dict.fromkeys(AXES, AxisType.Auto))):
             yield
     finally:
         _rules.reset(token)
@@ -104,6 +108,12 @@ def activation_spec(shape: tuple[int, ...], *names: str | None) -> PartitionSpec
     """How the current mesh and rules cut an activation; arguments and errors as in `constrain`."""
     rules = _rules.get() or LogicalRules()
     return _partition(shape, names, rules.activations, current_mesh())[0]
+
+
+def weight_spec(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec:
+    """How a parameter lies on the current mesh."""
+    rules = _rules.get() or LogicalRules()
+    return _partition(shape, names, rules.parameters, current_mesh())[0]
 
 
 def logical_axes(state: nnx.State) -> dict[str, Any]:

@@ -38,6 +38,6 @@ def compute_copy(params: Any, shardings: Any, precision: str) -> Any:
     def cast(leaf: jax.Array, sharding: jax.sharding.NamedSharding) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == dtype:
             return leaf
-        return jax.lax.with_sharding_constraint(leaf.astype(dtype), sharding)
+        return jax.lax.with_sharding_constraint(leaf.astype(dtype), sharding.spec)
 
     return jax.tree.map(cast, params, shardings)

@@ -26,7 +26,7 @@ import optax
 from jax.sharding import Mesh
 
 from vdm_jax.objectives import Drawn
-from vdm_jax.sharding import activation_sharding, batch_sharding, check_batch, replicated
+from vdm_jax.sharding import activation_sharding, batch_sharding, check_batch, gathered, replicated
 from vdm_jax.training import guard as guards
 from vdm_jax.training.ema import update_emas
 from vdm_jax.training.optimizer import clip_scale, make_learning_rate
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, "jax.Array | Average"]
+F32 = jnp.float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,9 @@ def make_train_step(plan: StatePlan, config: StepConfig, seed: int) -> TrainStep
                 metrics |= {prefix + name: value for name, value in measured.items()}
         return dataclasses.replace(state, step=state.step + 1), metrics
 
-    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(plan.shardings, replicated(plan.mesh)))
+    out = (plan.shardings, replicated(plan.mesh))
+    partitioned = jax.sharding.auto_axes(train_step, out_sharding=out)  # itself, unless the mesh has Explicit axes
+    compiled = jax.jit(partitioned, donate_argnums=0, out_shardings=out)
     return TrainStep(compiled, seed, plan.mesh)
 
 
@@ -177,11 +180,12 @@ def _loss_and_gradients(plan, config, update: Update, params: Params, batch, key
 
     def gradients(part: Any) -> tuple[jax.Array, Metrics, Params]:
         def loss(trained: Params):
-            return objective(plan.networks.merge(overlay(compute, trained)), *part)
+            networks = plan.networks.merge(overlay(compute, trained))
+            return objective({name: gathered(network) for name, network in networks.items()}, *part)
 
         (loss, measured), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-        grads = jax.tree.map(lambda g, s: jax.lax.with_sharding_constraint(g.astype(jnp.float32), s), grads, pinned)
-        return loss.astype(jnp.float32), _scalars(measured), grads
+        grads = jax.tree.map(lambda g, s: jax.lax.with_sharding_constraint(g.astype(F32), s.spec), grads, pinned)
+        return loss.astype(F32), _scalars(measured), grads
 
     first = jax.tree.map(lambda x: x[0], parts)
     if config.accumulate == 1:
@@ -225,8 +229,9 @@ def make_eval_step(plan: StatePlan, objective: Any, config: StepConfig, seed: in
             compute = compute_copy(params, plan.shardings.params, config.precision)
             return _scalars(objective.evaluate(plan.networks.merge(compute), batch, keys))
 
-    compiled = jax.jit(evaluate, out_shardings=replicated(plan.mesh))
-    on_device = jax.device_put(jnp.uint32(seed), replicated(plan.mesh))
+    whole = replicated(plan.mesh)
+    compiled = jax.jit(jax.sharding.auto_axes(evaluate, out_sharding=whole), out_shardings=whole)
+    on_device = jax.device_put(jnp.uint32(seed), whole)
     return lambda params, batch: compiled(params, batch, on_device)
 
 
@@ -243,7 +248,7 @@ def _batch_size(batch: Batch) -> int:
 
 
 def _scalars(measured: Mapping[str, Any]) -> Metrics:
-    return {name: jnp.asarray(value, jnp.float32) for name, value in measured.items()}
+    return {name: jnp.asarray(value, F32) for name, value in measured.items()}
 
 
 def _counters(guard: guards.GuardState) -> Metrics:

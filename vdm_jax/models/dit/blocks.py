@@ -67,7 +67,7 @@ class Block(nnx.Module):
         if cfg.adaln == "single":
             self.modulation = param(rngs, _ZEROS, (6, cfg.dim), (None, "embed"))
         else:
-            axes = ("embed", None, "embed_out")
+            axes = ("condition", None, "embed_out")
             self.modulation = Linear(cfg.dim, (6, cfg.dim), axes=axes, init=_ZEROS, rngs=rngs)
 
     def __call__(self, x: Array, ctx: Context) -> Array:

@@ -50,15 +50,15 @@ class DiT(nnx.Module):
         self.label = LabelEmbedding(cfg.classes, d, rngs=rngs) if cfg.classes else None
         self.scalars = nnx.Dict({n: ScalarEmbedding(d, nullable=True, rngs=rngs) for n in cfg.scalars})
         self.text_in = Linear(cfg.text_dim, d, axes=("text", "embed"), rngs=rngs) if cfg.text_dim else None
-        self.text_pool = Linear(d, d, axes=("embed", "embed_out"), rngs=rngs) if cfg.pooled_text else None
+        self.text_pool = Linear(d, d, axes=("condition", "embed_out"), rngs=rngs) if cfg.pooled_text else None
         if cfg.positions == "learned":
             t, h, w = cfg.grid
             self.frame_table = param(rngs, _NORMAL, (t, 1, d), ("frames", None, "embed"))
             self.patch_table = param(rngs, _NORMAL, (h, w, d), ("height", "width", "embed"))
         if cfg.adaln == "single":
-            self.modulation = Linear(d, (6, d), axes=("embed", None, "embed_out"), init=_ZEROS, rngs=rngs)
+            self.modulation = Linear(d, (6, d), axes=("condition", None, "embed_out"), init=_ZEROS, rngs=rngs)
         self.units = stack(lambda r: Unit(cfg, rngs=r), cfg.depth, rngs)
-        self.final_modulation = Linear(d, (2, d), axes=("embed", None, "embed_out"), init=_ZEROS, rngs=rngs)
+        self.final_modulation = Linear(d, (2, d), axes=("condition", None, "embed_out"), init=_ZEROS, rngs=rngs)
         self.patch_out = Linear(d, pixels * cfg.channels, axes=("embed", "patch"), init=_ZEROS, rngs=rngs)
 
     @property

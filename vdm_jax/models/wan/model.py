@@ -67,7 +67,7 @@ class ReadingAttention(nnx.Module):
 
     def __init__(self, cfg: WanConfig, *, rngs: nnx.Rngs):
         self.kernel = cfg.kernel
-        fused, axes = (cfg.heads, 2, cfg.head_dim), ("embed", "heads", None, "head_dim")
+        fused, axes = (cfg.heads, 2, cfg.head_dim), ("condition", "heads", None, "head_dim")
         self.q = Linear(cfg.dim, (cfg.heads, cfg.head_dim), axes=("embed", "heads", "head_dim"), rngs=rngs)
         self.kv = Linear(cfg.dim, fused, axes=axes, rngs=rngs)
         self.out = Linear(cfg.dim, cfg.dim, axes=("heads", "embed"), rngs=rngs)
@@ -150,9 +150,9 @@ class Wan(nnx.Module):
         d, pixels = cfg.dim, cfg.patch[0] * cfg.patch[1] * cfg.patch[2]
         self.patch_in = Linear(pixels * cfg.in_channels, d, axes=("patch", "embed"), rngs=rngs)
         self.time = ScalarEmbedding(d, frequencies=cfg.frequencies, rngs=rngs)
-        self.modulation = Linear(d, (6, d), axes=("embed", None, "embed_out"), init=_NORMAL, rngs=rngs)
+        self.modulation = Linear(d, (6, d), axes=("condition", None, "embed_out"), init=_NORMAL, rngs=rngs)
         self.text_hidden = Linear(cfg.text_dim, d, axes=("text", "embed"), init=_NORMAL, rngs=rngs)
-        self.text_out = Linear(d, d, axes=("embed", "embed_out"), init=_NORMAL, rngs=rngs)
+        self.text_out = Linear(d, d, axes=("condition", "embed_out"), init=_NORMAL, rngs=rngs)
         self.image_in = ImageEmbedding(cfg, rngs=rngs) if cfg.image_dim else None
         self.blocks = stack(lambda r: Block(cfg, rngs=r), cfg.depth, rngs)
         self.final_modulation = param(rngs, jax.nn.initializers.normal(d**-0.5), (2, d), (None, "embed"))
