@@ -38,6 +38,10 @@ def test_unit_data_makes_the_output_minus_v():
     v = convert(x0, alpha * x0 + sigma * noise, "x0", "v", alpha, sigma)
     # The oracle divides by sigma; compare where that is harmless.
     np.testing.assert_allclose(-process.target(x0, noise, SIGMAS)[:, 1:], v[:, 1:], atol=1e-5)
+    named = EDM(prediction="v", sigma_data=1.0)
+    np.testing.assert_array_equal(named.target(x0, noise, SIGMAS), -process.target(x0, noise, SIGMAS))
+    x_t = named.q_sample(x0, noise, SIGMAS)
+    np.testing.assert_allclose(named.belief(named.target(x0, noise, SIGMAS), x_t, SIGMAS), x0, atol=2e-4)
 
 
 def test_levels_are_those_of_diffusers():
@@ -56,6 +60,7 @@ def test_what_the_network_is_told():
     ("fields", "message"),
     [
         ({"sigma_min": 0.0}, "sigma_min"),
+        ({"prediction": "eps"}, "prediction: unknown 'eps'"),
         ({"sigma_max": 0.001}, "sigma_min"),
         ({"sigma_data": -1.0}, "sigma_data"),
         ({"rho": 0.0}, "rho"),

@@ -7,7 +7,7 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from tests.diffusion import exact_gaussian
 from tests.diffusion.test_solvers import march, our_path, start, their_path  # noqa: F401 - `start` is a fixture
 from vdm_jax.diffusion import DDIM, EDM, VP, DPMSolverPP2M, RectifiedFlow, UniPC
-from vdm_jax.diffusion.multistep import _corrector_weights, half_log_snr
+from vdm_jax.diffusion.multistep import _corrector_weights, _heun, _linear, half_log_snr
 
 both = pytest.mark.parametrize("solver", [DPMSolverPP2M(), UniPC()], ids=str)
 PAIRS = [
@@ -49,6 +49,35 @@ def test_flow_paths_are_those_of_diffusers(start, solver, scheduler, settings): 
     levels = dict(zip(peer.timesteps.tolist(), (1000.0 * tau[:-1]).tolist()))
     theirs = their_path(peer, start, told=lambda t: levels[int(t)])
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("weigh", [_heun, _linear])
+def test_weights_of_the_difference_begin_at_a_half_and_grow(weigh):
+    """The published forms cancel where steps are small; here they are held against float64."""
+    steps = np.array([1e-4, 0.05, 0.19, 0.21, 1.0, 6.0])
+    kept = -np.expm1(-steps)
+    exact = 0.5 * steps / kept if weigh is _linear else 1 / kept - 1 / steps
+    np.testing.assert_allclose(weigh(jnp.float32(steps)), exact, rtol=2e-5)
+
+
+@pytest.mark.parametrize("solver", [DPMSolverPP2M(first_order_to=0.2), UniPC(first_order_to=0.2)], ids=str)
+def test_the_step_that_ends_low_may_be_of_first_order(solver):
+    process, x = RectifiedFlow(), jnp.full((1, 1, 3), 0.4)
+    tau = np.float32([0.9, 0.6, 0.2])
+    network = lambda x, t: jnp.tanh(x) + t[..., None]  # noqa: E731
+    free = march(type(solver)(), process, network, x, tau)[0]
+    held = march(solver, process, network, x, tau)[0]
+    np.testing.assert_array_equal(held[0], free[0])
+    assert (held[1] != free[1]).all()
+
+
+def test_nothing_is_extrapolated_from_pure_noise():
+    """At alpha = 0 lambda is infinite, and the slope towards it is 0."""
+    process, x = VP(zero_terminal_snr=True), jnp.full((1, 1, 3), 0.4)
+    network = lambda x, t: jnp.tanh(x) + t[..., None]  # noqa: E731
+    tau = np.float32([1.0, 0.6, 0.3])
+    second, first = (march(solver, process, network, x, tau)[0] for solver in (DPMSolverPP2M(), DDIM()))
+    np.testing.assert_allclose(second, first, rtol=1e-6)
 
 
 def test_corrector_weights_solve_their_equations():

@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm_jax.diffusion.schedules import alpha_sigma_table, interpolate_level, make_alphas_cumprod, make_betas
+from vdm_jax.diffusion.schedules import (
+    alpha_sigma_table,
+    interpolate_level,
+    invert_level,
+    make_alphas_cumprod,
+    make_betas,
+)
 
 DIFFUSERS_NAME = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 
@@ -19,8 +25,35 @@ def test_tables_are_those_of_diffusers(schedule, start, end, zero_terminal_snr):
     ).alphas_cumprod.numpy()
     ours = make_alphas_cumprod(make_betas(schedule, 1000, start, end), zero_terminal_snr)
     assert ours.dtype == np.float64
-    # They multiply a thousand float32 factors; the difference is theirs.
+    if not zero_terminal_snr:
+        np.testing.assert_array_equal(ours, theirs)
+    # They rescale in float32, and multiply the thousand factors again; the difference is theirs.
     np.testing.assert_allclose(ours, theirs, rtol=3e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_shifted_tables_are_those_of_cogvideox(shift):
+    theirs = diffusers.CogVideoXDDIMScheduler(rescale_betas_zero_snr=True, snr_shift_scale=shift).alphas_cumprod.numpy()
+    ours = make_alphas_cumprod(make_betas("scaled_linear", 1000, 0.00085, 0.012), True, shift)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_levels_are_found_by_their_ratio(zero_terminal_snr):
+    tables = alpha_sigma_table("linear", 1000, 1e-4, 0.02, zero_terminal_snr)
+    largest = 4096.0 if zero_terminal_snr else tables[1][-1] / tables[0][-1]
+    ratio = np.append(0.0, np.geomspace(1e-3, largest, 400))
+    alpha, sigma = interpolate_level(*tables, jnp.float32(invert_level(*tables, ratio)))
+    near_prior = 1e-3 if zero_terminal_snr else 0.0  # t has 1e-7 of the table, of which this is the last 1e-4
+    np.testing.assert_allclose(sigma / alpha, ratio, rtol=1e-5 + near_prior)
+    entries = tables[1][1:-1] / tables[0][1:-1]
+    np.testing.assert_allclose(invert_level(*tables, entries), np.arange(1, 1000) / 1000, rtol=1e-9)
+
+
+def test_a_ratio_that_no_level_has_is_named():
+    tables = alpha_sigma_table("linear", 1000, 1e-4, 0.02, False)
+    with pytest.raises(ValueError, match="sigma: 700 lies outside the levels of the table, 0 to 157"):
+        invert_level(*tables, np.array([1.0, 700.0]))
 
 
 def test_zero_terminal_snr_ends_at_zero_and_keeps_its_start():

@@ -10,10 +10,10 @@ import pytest
 from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from tests.diffusion import exact_gaussian
-from vdm_jax.diffusion import DDIM, EDM, VP, DPMSolverPP2M, Euler, Heun, RectifiedFlow, UniPC, noise_like
+from vdm_jax.diffusion import DDIM, EDM, VP, ClipRange, DPMSolverPP2M, Euler, Heun, RectifiedFlow, UniPC, noise_like
 
 PROCESSES = [RectifiedFlow(), VP(), VP(zero_terminal_snr=True, prediction="x0"), EDM()]
-SOLVERS = [DDIM(), DDIM(eta=1.0), Euler(), Heun(), DPMSolverPP2M(), UniPC()]
+SOLVERS = [DDIM(), DDIM(eta=1.0), Euler(), Heun(), DPMSolverPP2M(), DPMSolverPP2M(sde=True), UniPC()]
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=["flow", "vp", "vp-ztsnr", "edm"])
 every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=str)
 
@@ -61,9 +61,9 @@ def test_error_against_the_exact_flow_falls_with_the_order(process, solver):
 
 
 @every_process
-def test_ancestral_samples_have_the_distribution_of_the_data(process):
+@pytest.mark.parametrize("solver", [DDIM(eta=1.0), DPMSolverPP2M(sde=True)], ids=str)
+def test_stochastic_samples_have_the_distribution_of_the_data(process, solver):
     """The deterministic solvers are held to more, the exact flow, above."""
-    solver = DDIM(eta=1.0)
     x = process.prior(jax.random.key(0), jnp.zeros((1, 1, 20_000)))
     visited, _ = march(solver, process, exact(process), x, process.levels(150), jax.random.key(1))
     assert abs(float(visited[-1].mean()) - exact_gaussian.MEAN) < 0.02
@@ -127,6 +127,31 @@ def test_euler_on_the_rectified_flow_follows_the_velocity():
     np.testing.assert_allclose(stepped, x - 0.25 * velocity, atol=1e-6)
 
 
+def test_bounds_on_ddim_leave_the_noise_alone():
+    """x_s = alpha_s clip(x0_hat) + sigma_s eps_hat, with the eps_hat of the belief before it was clipped."""
+    process = VP()
+    t, s = jnp.full((1, 1), 0.6), jnp.full((1, 1), 0.4)
+    x, x0_hat = jnp.array([[[0.3, -1.0]]]), jnp.array([[[0.5, 2.0]]])
+    stepped, kept, _ = DDIM(bound=ClipRange(1.0)).step(lambda x, t: x0_hat, process, x, t, s, (), None)
+    alpha, sigma = (v[..., None] for v in process.alpha_sigma(s))
+    eps_hat = process.noise_belief(x0_hat, x, t)
+    np.testing.assert_allclose(stepped, alpha * jnp.clip(x0_hat, -1.0, 1.0) + sigma * eps_hat, rtol=1e-6)
+    np.testing.assert_allclose(kept, [[[0.5, 1.0]]])
+
+
+def test_heun_takes_its_slope_in_the_clock_it_is_given():
+    """With sigma / alpha as the clock, the step of EDM's algorithm 1 on x / alpha."""
+    process = VP(beta_start=0.00085, beta_end=0.012)
+    x, t, s = jnp.array([[[0.3, -1.0]]]), jnp.full((1, 1), 0.6), jnp.full((1, 1), 0.4)
+    stepped, x0, _ = Heun(clock="ratio").step(lambda x, t: jnp.tanh(x), process, x, t, s, (), None)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = process.alpha_sigma(0.6), process.alpha_sigma(0.4)
+    y, before, after = x / alpha_t, sigma_t / alpha_t, sigma_s / alpha_s
+    slope = (y - x0) / before
+    guess = y + (after - before) * slope
+    slope = 0.5 * (slope + (guess - jnp.tanh(alpha_s * guess)) / after)
+    np.testing.assert_allclose(stepped, alpha_s * (y + (after - before) * slope), rtol=1e-5)
+
+
 def test_heun_saves_the_evaluation_after_the_last_level():
     calls = []
 
@@ -158,6 +183,21 @@ def test_gradients_through_every_step_are_finite(solver):
 def test_eta_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="eta: 1.5"):
         DDIM(eta=1.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DDIM(variance="forwards"), "did you mean 'forward'"),
+        (lambda: DDIM(eta=0.5, variance="forward"), "eta: 0.5 with variance 'forward' must be 1"),
+        (lambda: Heun(clock="ration"), "did you mean 'ratio'"),
+        (lambda: DPMSolverPP2M(difference="midpt"), "did you mean 'midpoint'"),
+        (lambda: UniPC(function="bh3"), "unknown 'bh3'"),
+    ],
+)
+def test_bad_fields_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 # ---- against diffusers: a fixed nonlinear function in the place of a network

@@ -30,6 +30,7 @@ def test_training_covers_the_table_and_nothing_below():
         ({"prediction": "velocity"}, "prediction"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"steps": 1}, "steps"),
+        ({"snr_shift": 0.0}, "snr_shift: 0.0"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "beta_start"),
         ({"prediction": "eps", "zero_terminal_snr": True}, "zero terminal SNR"),
     ],

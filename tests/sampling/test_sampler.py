@@ -148,6 +148,29 @@ def test_hooks_are_called_in_their_places():
     np.testing.assert_allclose(got, x, rtol=1e-4, atol=1e-5)
 
 
+def test_given_draws_take_the_place_of_the_key():
+    process, tau = VP(), VP().levels(3)
+    noise = jax.random.normal(jax.random.key(4), (3, *SHAPE))
+    given = run(process, tau, solver=DDIM(eta=1.0), noise=noise, rng=None)
+    assert (given != run(process, tau, solver=DDIM(eta=1.0))).any()
+    x = start(process)
+    for k, (t, s) in enumerate(itertools.pairwise(tau)):
+        x0_hat = make_denoiser(process, network)(x, jnp.float32(t), {})
+        x = process.reverse_step(x, x0_hat, jnp.float32(t), jnp.float32(s), noise[k], 1.0)
+    np.testing.assert_allclose(given, x, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_may_land_beside_the_level_that_the_next_one_starts_from():
+    process = RectifiedFlow()
+    tau, lands = np.float32([1.0, 0.5, 0.0]), np.float32([0.6, 0.0])
+    denoiser = lambda x, t, cond: jnp.sin(x)  # noqa: E731
+    x = start(process)
+    landed = process.reverse_step(x, jnp.sin(x), 1.0, 0.6)
+    got = run(process, tau, x, lands=lands, denoiser=denoiser, record=True)[1]
+    np.testing.assert_allclose(got.x[1], landed, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.x[2], jnp.sin(landed), rtol=1e-5, atol=1e-6)
+
+
 def test_hooks_have_randomness_of_their_own_in_each_step():
     process = RectifiedFlow()
     hooks = Hooks(post_step=lambda x, x0_hat, info: jax.random.normal(info.rng, x.shape))
@@ -272,6 +295,11 @@ def test_memory_of_the_backward_pass_follows_grad_last():
         ({"known": Known(jnp.zeros(SHAPE, bool), jnp.zeros(SHAPE)), "rng": None}, "rng: missing"),
         ({"repaste": False}, "repaste"),
         ({"grad_last": 5}, "grad_last: 5"),
+        ({"noise": np.zeros((2, *SHAPE))}, "noise: shape"),
+        ({"noise": {"a": np.zeros((3, *SHAPE))}}, "noise: has other leaves"),
+        ({"lands": np.float32([0.5, 0.0])}, "lands: shape"),
+        ({"lands": np.float32([0.7, 0.3, 0.1])}, "is not where tau ends"),
+        ({"lands": np.float32([0.7, 1.3, 0.0])}, "lands.1, 0.: 1.2"),
         ({"known": Known(jnp.zeros((2, 3)), jnp.zeros(SHAPE))}, "must be bool"),
     ],
 )

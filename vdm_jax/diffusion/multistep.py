@@ -5,8 +5,8 @@ With levels p (previous), t, s, with h = lambda_s - lambda_t and h_p = lambda_t 
 
     2M:     x_s = k x_t + w (x0_t + h / (2 h_p) (x0_t - x0_p))         k = sigma_s / sigma_t,  w = alpha_s - k alpha_t
 
-The SDE takes k and the noise from the ancestral step, and 2h for h in what follows.  `heun`, the other published weight
-of the difference, has 1 / (1 - e^-h) - 1 / h in place of 1/2.
+The SDE takes k and the noise from the ancestral step.  `heun`, the other published weight of the difference, has
+1 / (1 - e^-h) - 1 / h in place of 1/2, and with 2h for h in the SDE.
 
 UniPC's predictor of order 2 with B(h) = e^h - 1 ("bh2") is this same step.  It adds a corrector, which costs no
 evaluation: once x0_t is known at the level t that was predicted from p, the step p -> t is redone with it,
@@ -80,11 +80,10 @@ class DPMSolverPP2M:
 
     def step(self, denoise, process, x, t, s, state, noise):
         x0_hat = denoise(x, t)
-        std = process.posterior_std(t, s) if self.sde else None
         weigh = _midpoint if self.difference == "midpoint" else _heun
-        x_s = _second_order_step(process, x, x0_hat, t, s, state, self.first_order_to, weigh, std)
+        x_s = _second_order_step(process, x, x0_hat, t, s, state, self.first_order_to, weigh, self.sde)
         if self.sde:
-            x_s = map_frames(lambda x, z, d: x + d * z, (x_s, noise), (std,))
+            x_s = map_frames(lambda x, z, d: x + d * z, (x_s, noise), (process.posterior_std(t, s),))
         return select_frames(t == s, x, x_s), x0_hat, _remember(state, x0_hat, t, s)
 
 
@@ -174,15 +173,15 @@ def _second_order_step(
     state: History,
     first_order_to: float,
     weigh: Callable[[Array], Array],
-    std: Array | None = None,
+    sde: bool = False,
 ) -> Clip:
     lambda_t, lambda_s = half_log_snr(process, t), half_log_snr(process, s)
-    keep, take = process.step_coefficients(t, s, std)
+    keep, take = process.step_coefficients(t, s, eta=1.0 if sde else 0.0)
     some_signal = process.alpha_sigma(state.time[0])[0] > 0.0
     useful = (_real(state, t) >= 1) & (s > first_order_to) & some_signal
     step = lambda_s - lambda_t
     before = jnp.where(useful, lambda_t - half_log_snr(process, state.time[0]), 1.0)
-    slope = jnp.where(useful, weigh(step if std is None else 2.0 * step) * step / before, 0.0)
+    slope = jnp.where(useful, weigh(2.0 * step if sde else step) * step / before, 0.0)
 
     def move(x, x0, x0_before, keep, take, slope):
         return keep * x + take * (x0 + slope * (x0 - x0_before))

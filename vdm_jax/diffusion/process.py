@@ -10,6 +10,7 @@ Reverse step from t to s (DDIM, arXiv 2010.02502, for any alpha and sigma):
 
     x_s = k x_t + (alpha_s - k alpha_t) x0_hat + std z
     k   = sqrt(sigma_s^2 - std^2) / sigma_t
+        = sigma_s / sigma_t sqrt(1 - eta^2 + (eta (alpha_t sigma_s) / (alpha_s sigma_t))^2)
     std = eta sigma_s / sigma_t sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)
 
 eta = 0 is the probability-flow step, eta = 1 the posterior q(x_s | x_t, x0) (ancestral).  Written with k, nothing
@@ -150,18 +151,19 @@ class Process(abc.ABC):
         if eta > 0.0 and noise is None:
             raise ValueError(f"noise: missing; a reverse step with eta={eta} draws noise")
         t, s = frame_times(t, x_t), frame_times(s, x_t)
-        std = eta * self.posterior_std(t, s) if eta > 0.0 else None
-        keep, take = self.step_coefficients(t, s, std)
+        keep, take = self.step_coefficients(t, s, eta)
         x_s = map_frames(lambda x, x0, k, c: k * x + c * x0, (x_t, x0_hat), (keep, take))
         if eta > 0.0:
-            x_s = map_frames(lambda x, z, d: x + d * z, (x_s, noise), (std,))
+            x_s = map_frames(lambda x, z, d: x + d * z, (x_s, noise), (eta * self.posterior_std(t, s),))
         return select_frames(t == s, x_t, x_s)
 
-    def step_coefficients(self, t: Time, s: Time, std: Array | None = None) -> tuple[Array, Array]:
+    def step_coefficients(self, t: Time, s: Time, eta: float = 0.0) -> tuple[Array, Array]:
         """(k, alpha_s - k alpha_t), the weights of x_t and of x0_hat in a step from t to s; (0, 1) at s = 0."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
-        carried = sigma_s if std is None else _sqrt(sigma_s**2 - std**2)
-        keep = carried / jnp.where(sigma_t > 0.0, sigma_t, 1.0)
+        keep = sigma_s / jnp.where(sigma_t > 0.0, sigma_t, 1.0)
+        if eta > 0.0:  # sigma_s^2 - std^2 itself would cancel where little of x_t is kept
+            kept = keep * alpha_t / jnp.where(alpha_s > 0.0, alpha_s, 1.0)
+            keep = keep * _sqrt(1.0 - eta**2 + (eta * kept) ** 2)
         return keep, alpha_s - keep * alpha_t
 
     def posterior_std(self, t: Time, s: Time) -> Array:

@@ -177,7 +177,7 @@ def heun_step(
 
 
 def _forward_variance_step(process: Process, x: Clip, x0_hat: Clip, t: Time, s: Time, noise: Clip) -> Clip:
-    keep, take = process.step_coefficients(t, s, process.posterior_std(t, s))
+    keep, take = process.step_coefficients(t, s, eta=1.0)
     _, added = process.forward_coefficients(s, t)
     added = jnp.where(s > 0.0, added, 0.0)
     return map_frames(lambda x, x0, z, k, c, d: k * x + c * x0 + d * z, (x, x0_hat, noise), (keep, take, added))

@@ -54,10 +54,10 @@ def told_at(process: Process, levels: np.ndarray, times: np.ndarray) -> Callable
       ValueError: levels that are 0 or repeated, or not as many as times.
     """
     levels, times = np.asarray(levels, np.float32), np.asarray(times, np.float32)
+    if levels.shape != times.shape or levels.ndim != 1:
+        raise ValueError(f"told: {times.shape} times for {levels.shape} levels")
     order = np.argsort(levels)
     known, said = levels[order], times[order]
-    if known.shape != said.shape or known.ndim != 1:
-        raise ValueError(f"told: {said.shape} times for {known.shape} levels")
     if not (np.diff(known, prepend=0.0) > 0.0).all():
         raise ValueError("told: levels must be above 0 and differ from each other")
 
