@@ -26,6 +26,28 @@ def test_without_text_there_is_no_encoder():
 
 
 @pytest.mark.parametrize(
+    "section",
+    [
+        {"kind": "latte", "dim": 16, "depth": 1, "heads": 2},
+        {"kind": "cogvideox", "dim": 32, "depth": 1, "heads": 2, "positions": "rope"},
+    ],
+    ids=lambda section: section["kind"],
+)
+def test_published_networks_train_like_others(section):
+    """What the trainer and `vdm plan` ask of a backbone and its config."""
+    config = networks_from(section, TEXT)
+    model = config.model
+    backbone = jax.eval_shape(lambda: config.make(40, nnx.Rngs(0)))["backbone"]
+    assert backbone.reads == model.reads == model.may_read == {"tokens"}
+    assert (model.classes, model.scalars, model.text_dim) == (0, (), 8)
+    assert model.token_grid(4, 8, 8) == (4, 4, 4)
+    assert 0 < model.attention_flops(4, 8, 8, 4) < model.forward_flops(4, 8, 8, 4)
+    x = jax.ShapeDtypeStruct((1, 4, 8, 8, model.channels), "float32")
+    cond = {"tokens": jax.ShapeDtypeStruct((1, 4, 8), "float32")}
+    assert nnx.eval_shape(lambda m, x, c: m(x, x[:, 0, 0, 0, 0], c), backbone, x, cond).shape == x.shape
+
+
+@pytest.mark.parametrize(
     ("model", "text", "message"),
     [
         ({**MODEL, "text_dim": 9}, TEXT, "config.model.text_dim: 9 must be the text encoder's dim, 8"),

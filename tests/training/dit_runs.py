@@ -23,6 +23,17 @@ WORDS = ("red", "blue", "left", "right", "")
 NETWORKS = {
     "dit_full": {"kind": "dit", "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "attention": "full"},
     "dit_factorised": {"kind": "dit", "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "attention": "factorised"},
+    "latte": {"kind": "latte", "channels": 3, "patch": 4, "dim": 32, "depth": 1, "heads": 8, "sample_size": 12},
+    "cogvideox": {
+        "kind": "cogvideox",
+        "channels": 3,
+        "patch": (1, 4, 4),
+        "dim": 32,
+        "depth": 1,
+        "heads": 8,
+        "time_dim": 16,
+        "sample": (3, 8, 12),
+    },
     "wan": {"kind": "wan", "channels": 3, "patch": (1, 4, 4), "dim": 32, "depth": 1, "heads": 8, "mlp_dim": 64},
 }
 

@@ -80,7 +80,7 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
 
 def _train(checked: RunConfig, data: DataConfig, config: Mapping[str, Any], workdir: Path, how_to_go_on) -> Outcome:
     use_cache(checked.compile)
-    mesh = assemble(dataclasses.replace(checked, networks=_untied(checked))).mesh  # mesh, batch and heads fit
+    mesh = assemble(checked, *_no_words(checked)).mesh  # mesh, batch and heads fit
     # What does not fit the data must not leave a workdir behind, so the loader is opened once before it is made.
     _loader(checked, data, "train", None, mesh, checked.buckets).close()
     with RunDirectory(workdir, config) as directory:
@@ -117,10 +117,12 @@ def open_tokenizer(config: RunConfig, directory: RunDirectory, data: DataConfig)
     return Tokenizer.load(path)
 
 
-def _untied(config: RunConfig):
-    """The networks without text, for a first look at the mesh: that needs no tokenizer."""
-    model = dataclasses.replace(config.networks.model, text_dim=0, pooled_text=False)
-    return dataclasses.replace(config.networks, model=model, text=None)
+def _no_words(config: RunConfig) -> tuple[int, dict[str, np.ndarray] | None]:
+    """A vocabulary and an empty prompt for a first look at the mesh: that needs no tokenizer."""
+    if config.networks.text is None:
+        return 0, None
+    empty = np.zeros((1, config.networks.text.length), np.int32)
+    return 1, {"text_ids": empty, "text_mask": empty > 0}
 
 
 def _loader(

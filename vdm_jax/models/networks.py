@@ -11,11 +11,18 @@ from typing import Any
 from flax import nnx
 
 from vdm_jax.config import build, build_kind, to_dict
+from vdm_jax.models.cogvideox import CogVideoX, CogVideoXConfig
 from vdm_jax.models.dit import DiT, DiTConfig
+from vdm_jax.models.latte import Latte, LatteConfig
 from vdm_jax.models.text import TextConfig, TextEncoder
 from vdm_jax.models.wan import Wan, WanConfig
 
-BACKBONES: dict[str, tuple[type, type[nnx.Module]]] = {"dit": (DiTConfig, DiT), "wan": (WanConfig, Wan)}
+BACKBONES: dict[str, tuple[type, type[nnx.Module]]] = {
+    "dit": (DiTConfig, DiT),
+    "wan": (WanConfig, Wan),
+    "latte": (LatteConfig, Latte),
+    "cogvideox": (CogVideoXConfig, CogVideoX),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +34,7 @@ class NetworksConfig:
       text: the text encoder trained with it; None for an unconditional model.
     """
 
-    model: DiTConfig | WanConfig
+    model: DiTConfig | WanConfig | LatteConfig | CogVideoXConfig
     text: TextConfig | None = None
 
     def __post_init__(self):
