@@ -15,6 +15,7 @@ from vdm_jax.models.cogvideox import CogVideoX, CogVideoXConfig
 from vdm_jax.models.dit import DiT, DiTConfig
 from vdm_jax.models.latte import Latte, LatteConfig
 from vdm_jax.models.text import TextConfig, TextEncoder
+from vdm_jax.models.unet import UNet, UNetConfig
 from vdm_jax.models.wan import Wan, WanConfig
 
 BACKBONES: dict[str, tuple[type, type[nnx.Module]]] = {
@@ -22,6 +23,7 @@ BACKBONES: dict[str, tuple[type, type[nnx.Module]]] = {
     "wan": (WanConfig, Wan),
     "latte": (LatteConfig, Latte),
     "cogvideox": (CogVideoXConfig, CogVideoX),
+    "unet": (UNetConfig, UNet),
 }
 
 
@@ -34,7 +36,7 @@ class NetworksConfig:
       text: the text encoder trained with it; None for an unconditional model.
     """
 
-    model: DiTConfig | WanConfig | LatteConfig | CogVideoXConfig
+    model: DiTConfig | WanConfig | LatteConfig | CogVideoXConfig | UNetConfig
     text: TextConfig | None = None
 
     def __post_init__(self):

@@ -7,6 +7,7 @@ import dataclasses
 
 from vdm_jax.attention import check_kernel
 from vdm_jax.errors import did_you_mean
+from vdm_jax.models.unet.flops import forward_flops
 from vdm_jax.nn.stack import check_remat
 
 TEMPORAL = ("none", "convolution", "motion", "mixed")
@@ -176,3 +177,11 @@ class UNetConfig:
         if self.temporal == "motion" and frames > self.max_frames:
             raise ValueError(f"frames: {frames} is more than max_frames={self.max_frames}, the positions there are")
         return frames, height, width
+
+    def forward_flops(self, frames: int, height: int, width: int, text_length: int = 0) -> float:
+        """Multiply-adds times two of one clip's forward pass; see `flops`."""
+        return forward_flops(self, *self.token_grid(frames, height, width), text_length)[0]
+
+    def attention_flops(self, frames: int, height: int, width: int, text_length: int = 0) -> float:
+        """The part of `forward_flops` that is scores and values."""
+        return forward_flops(self, *self.token_grid(frames, height, width), text_length)[1]

@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from vdm_jax.models.unet.config import Place, UNetConfig
+from vdm_jax.models.unet.flops import ENTRY_HEADS
 from vdm_jax.models.unet.residual import TIME, ResBlock
 from vdm_jax.models.unet.transformer import GROUP_EPS, LAYER_EPS, Block
 from vdm_jax.nn.conv import Conv
@@ -31,7 +32,6 @@ from vdm_jax.nn.norms import LayerNorm
 from vdm_jax.nn.stack import run_stack, stack
 
 Array = jax.Array
-ENTRY_HEADS = 8
 _ZEROS = jax.nn.initializers.zeros
 
 
