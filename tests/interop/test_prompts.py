@@ -1,5 +1,8 @@
 """Prompts encoded in batches and kept."""
 
+import json
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -10,9 +13,13 @@ from flax import nnx
 from tokenizers import models, pre_tokenizers, processors
 
 from vdm_jax.errors import RunError
+from vdm_jax.interop.cases.encoders import CASES
+from vdm_jax.interop.component import read
+from vdm_jax.interop.parity import build_published, redraw, relative_error
 from vdm_jax.interop.prompts import LATTE, PLAIN, WAN, PromptEncoder, Reading, encoder_digest
 from vdm_jax.models import prompt_cleaning
 from vdm_jax.models.encoders import T5, CLIPText, CLIPTextConfig, T5Config
+from vdm_jax.models.published_tokenizer import read_tokenizer
 from vdm_jax.models.tokenizer import Tokenizer
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "square", "moves", "left", "&"]
@@ -43,7 +50,7 @@ def encoder(reading=WAN, seed=0, length=LENGTH, **options):
 def by_hand(reading, prompts=PROMPTS):
     made = tokenizer().encode([reading.clean(prompt) for prompt in prompts])
     ids, mask = jnp.asarray(made["text_ids"]), jnp.asarray(made["text_mask"])
-    tokens = t5()(ids, mask if reading.masked else None).tokens
+    tokens = jax.jit(lambda: t5()(ids, mask if reading.masked else None).tokens)()
     return np.where(mask[..., None], tokens, 0) if reading.zeroed else np.asarray(tokens), made["text_mask"]
 
 
@@ -110,11 +117,42 @@ def test_clip_gives_pooled_features_and_skips_blocks():
     network = CLIPText(config, nnx.Rngs(0))
     skipping = PromptEncoder(network, tokenizer(), Reading(skip=1), "weights").encode(PROMPTS[:2])
     made = tokenizer().encode(PROMPTS[:2])
-    out = network(jnp.asarray(made["text_ids"]), skip=1)
+    out = jax.jit(lambda: network(jnp.asarray(made["text_ids"]), skip=1))()
     np.testing.assert_allclose(skipping["tokens"], network.norm(out.hidden), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(skipping["pooled"], out.pooled, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(skipping["projected"], out.projected, rtol=1e-5, atol=1e-5)
     assert np.abs(skipping["tokens"] - out.tokens).max() > 1e-3
+
+
+PIPELINES = {"wan.pipeline_wan:WanPipeline": WAN, "cogvideo.pipeline_cogvideox:CogVideoXPipeline": PLAIN}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_whole_pipeline_encodes_prompts_alike(tmp_path, name):
+    """Cleaning, tokenizer, padding, encoder, and what is done to the padding after it."""
+    module, _, kind = name.partition(":")
+    pipeline = pytest.importorskip(f"diffusers.pipelines.{module}", reason="the published pipeline is the oracle")
+    import transformers
+
+    published, family = next((c.published, c.family) for c in CASES if c.family.published == "UMT5EncoderModel")
+    inner = tokenizer()._inner
+    inner.save(str(tmp_path / "tokenizer.json"))
+    said = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 99}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    theirs = build_published(family, published)
+    redraw(theirs, 0.1)
+    theirs.save_pretrained(tmp_path / "encoder")
+    stage = SimpleNamespace(
+        tokenizer=transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path), text_encoder=theirs
+    )
+    wanted = getattr(pipeline, kind)._get_t5_prompt_embeds(
+        stage, PROMPTS, max_sequence_length=LENGTH, device="cpu", dtype=theirs.dtype
+    )
+    component = read(tmp_path / "encoder")
+    made = read_tokenizer(tmp_path, LENGTH)
+    ours = PromptEncoder(component.network(), made, PIPELINES[name], encoder_digest(component.params))
+    found = ours.encode(PROMPTS)["tokens"]
+    assert relative_error(found, wanted.detach().numpy()) < 1e-5
 
 
 def test_bad_input_is_refused():
