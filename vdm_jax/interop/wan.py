@@ -17,7 +17,7 @@ _QK_NORM = "rms_norm_across_heads"
 def _read(options: Options) -> WanConfig:
     options.only("qk_norm", _QK_NORM)
     options.only("eps", _EPS)
-    options.ignore("rope_max_seq_len", "pos_embed_max_size")  # sizes of tables that are computed here as needed
+    options.ignore("rope_max_seq_len")  # size of a table that is computed here as needed
     heads, inputs = options.take("num_attention_heads", 40), options.take("in_channels", 16)
     channels = options.take("out_channels", 16) or inputs
     dim = heads * options.take("attention_head_dim", 128)
