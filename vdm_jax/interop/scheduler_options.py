@@ -168,11 +168,8 @@ _ALLOWED: dict[str, dict[str, tuple]] = {
     },
     "EDMEulerScheduler": {"prediction_type": ("epsilon", "v_prediction")},
 }
-_EVERY_OPTION = {name for options in DEFAULTS.values() for name in options} | {
-    "skip_prk_steps",  # PNDM, whose configs others are made from
-    "set_alpha_to_zero",
-    "lower_order_second",
-}
+_EVERY_OPTION = {name for options in DEFAULTS.values() for name in options}
+_EVERY_OPTION.add("skip_prk_steps")  # of PNDM, from whose configs others are made
 
 
 @dataclasses.dataclass(frozen=True)
