@@ -66,6 +66,19 @@ def test_shapes_are_those_of_the_grid(name):
         network.encode(jnp.zeros((1, int(grid.side > 1), 2 * grid.side + 1, grid.side, 3)))
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_latents_of_another_shape_are_refused(name):
+    network = make(name)
+    for shape in ((1, 2, 2, 2, 3), (2, 2, 2, 2), (1, 0, 2, 2, 2)):
+        with pytest.raises(ValueError, match=r"latents: shape .* is not \[B, t, h, w, 2\]"):
+            network.decode(jnp.zeros(shape))
+
+
+def test_a_chunk_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="chunk: 0 must be 1 or more"):
+        make("wan").encode(jnp.zeros((1, 1, 4, 4, 3)), chunk=0)
+
+
 def test_the_posterior():
     moments = jnp.concatenate([jnp.full((2, 1, 1, 1, 3), 2.0), jnp.full((2, 1, 1, 1, 3), 40.0)], axis=-1)
     posterior = Posterior.of(moments)

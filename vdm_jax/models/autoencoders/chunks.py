@@ -87,6 +87,13 @@ def in_chunks(step: Step, x: Array, first: int, every: int) -> Array:
     return jnp.concatenate([out, outs.reshape(outs.shape[0], -1, *outs.shape[3:])], axis=1)
 
 
+def chunk_size(chunk: int | None, length: int) -> int:
+    """Size of a chunk of `length` things; None is all of them.  Raises ValueError for less than 1."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk: {chunk} must be 1 or more, or None for all at once")
+    return length if chunk is None else min(chunk, length)
+
+
 def first_chunk(length: int, every: int) -> int:
     """Size of the first of `length` things, so that the others are whole chunks: 1 to `every`."""
     return min(length, (length - 1) % every + 1)

@@ -257,7 +257,11 @@ class AutoencoderKLCogVideoX(nnx.Module):
 
         Returns:
           `[B, T, H, W, C]`.
+
+        Raises:
+          ValueError: latents of another shape.
         """
+        self.config.grid.check_latents(latents.shape, self.config.latent_channels)
         first = min(latents.shape[1], LATENT_FRAMES + latents.shape[1] % LATENT_FRAMES)
         return in_chunks(self.decode_chunk, latents, first, LATENT_FRAMES)
 

@@ -38,6 +38,11 @@ class Grid:
         for name, size in zip(("height", "width"), shape[2:4]):
             _check(name, size, lambda n: n % self.side == 0)
 
+    def check_latents(self, shape: Shape, channels: int) -> None:
+        """Raises ValueError unless `shape` is `[B, t, h, w, c]` with so many channels."""
+        if len(shape) != 5 or shape[-1] != channels or 0 in shape:
+            raise ValueError(f"latents: shape {shape} is not [B, t, h, w, {channels}]")
+
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip, from its start."""
         return -(-frames // self.frames)

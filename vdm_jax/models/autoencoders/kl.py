@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from vdm_jax.models.autoencoders.blocks import Down, FrameAttention, ResBlock, Up, levels, spread
-from vdm_jax.models.autoencoders.chunks import Past, first_chunk, in_chunks
+from vdm_jax.models.autoencoders.chunks import Past, chunk_size, first_chunk, in_chunks
 from vdm_jax.models.autoencoders.grid import Grid
 from vdm_jax.models.autoencoders.latents import Posterior, Scale, check_channels
 from vdm_jax.nn.conv import Conv
@@ -183,7 +183,7 @@ class AutoencoderKL(nnx.Module):
           ValueError: a size that cannot be represented, with the nearest that can.
         """
         self.config.grid.check_clip(clip.shape)
-        every = chunk or clip.shape[1]
+        every = chunk_size(chunk, clip.shape[1])
         return Posterior.of(in_chunks(self.encode_chunk, clip, first_chunk(clip.shape[1], every), every))
 
     def decode(self, latents: Array, chunk: int | None = None) -> Array:
@@ -193,8 +193,12 @@ class AutoencoderKL(nnx.Module):
 
         Returns:
           `[B, T, H, W, C]`.
+
+        Raises:
+          ValueError: latents of another shape.
         """
-        every = chunk or latents.shape[1]
+        self.config.grid.check_latents(latents.shape, self.config.latent_channels)
+        every = chunk_size(chunk, latents.shape[1])
         return in_chunks(self.decode_chunk, latents, first_chunk(latents.shape[1], every), every)
 
     def encode_chunk(self, clip: Array, past: Past | None = None) -> tuple[Array, Past]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vdm_jax.models.autoencoders.blocks import FrameAttention, ResBlock, Up, levels, spread
-from vdm_jax.models.autoencoders.chunks import Past, first_chunk, in_chunks
+from vdm_jax.models.autoencoders.chunks import Past, chunk_size, first_chunk, in_chunks
 from vdm_jax.models.autoencoders.grid import Grid
 from vdm_jax.models.autoencoders.kl import Encoder, Level, Middle, check_widths
 from vdm_jax.models.autoencoders.latents import Posterior, Scale
@@ -122,7 +122,7 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
           ValueError: a size that cannot be represented, with the nearest that can.
         """
         self.config.grid.check_clip(clip.shape)
-        every = chunk or clip.shape[1]
+        every = chunk_size(chunk, clip.shape[1])
         return Posterior.of(in_chunks(self.encode_chunk, clip, first_chunk(clip.shape[1], every), every))
 
     def encode_chunk(self, clip: Array, past: Past | None = None) -> tuple[Array, Past]:
@@ -137,8 +137,12 @@ class AutoencoderKLTemporalDecoder(nnx.Module):
 
         Returns:
           `[B, T, H, W, C]`.
+
+        Raises:
+          ValueError: latents of another shape.
         """
-        every = min(chunk or latents.shape[1], latents.shape[1])
+        self.config.grid.check_latents(latents.shape, self.config.latent_channels)
+        every = chunk_size(chunk, latents.shape[1])
         whole = latents.shape[1] // every * every
         step = lambda z, past: (self.decoder(z), ())  # noqa: E731
         clip = in_chunks(step, latents[:, :whole], every, every)

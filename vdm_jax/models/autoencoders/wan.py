@@ -15,7 +15,7 @@ from einops import rearrange
 from flax import nnx
 
 from vdm_jax.models.autoencoders.blocks import CausalConv, spread
-from vdm_jax.models.autoencoders.chunks import Past, Tape, first_chunk, in_chunks
+from vdm_jax.models.autoencoders.chunks import Past, Tape, chunk_size, first_chunk, in_chunks
 from vdm_jax.models.autoencoders.grid import Grid
 from vdm_jax.models.autoencoders.latents import Posterior, Scale, check_channels
 from vdm_jax.models.autoencoders.wan_blocks import (
@@ -193,7 +193,7 @@ class AutoencoderKLWan(nnx.Module):
         grid = self.config.grid
         grid.check_clip(clip.shape)
         length = grid.latent_frames(clip.shape[1])
-        every = chunk or length
+        every = chunk_size(chunk, length)
         first = grid.clip_frames(first_chunk(length, every))
         return Posterior.of(in_chunks(self.encode_chunk, clip, first, every * grid.frames))
 
@@ -204,8 +204,12 @@ class AutoencoderKLWan(nnx.Module):
 
         Returns:
           `[B, T, H, W, C]` within [-1, 1].
+
+        Raises:
+          ValueError: latents of another shape.
         """
-        every = chunk or latents.shape[1]
+        self.config.grid.check_latents(latents.shape, self.config.latent_channels)
+        every = chunk_size(chunk, latents.shape[1])
         return in_chunks(self.decode_chunk, latents, first_chunk(latents.shape[1], every), every)
 
     def encode_chunk(self, clip: Array, past: Past | None = None) -> tuple[Array, Past]:
