@@ -1,7 +1,5 @@
 """Every kernel x partition x policy on eight fake devices gives what the reference gives on one."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +22,7 @@ from tests.attention.meshes import (
 from vdm_jax.attention import KERNELS, Policy, attend
 from vdm_jax.attention.splash import Splash
 from vdm_jax.attention.splash_blocks import Blocks, Tile
+from vdm_jax.attention.triton import Triton
 from vdm_jax.sharding import LogicalRules, activation_sharding
 
 EXCHANGES = ("ulysses", "ring", "hybrid")
@@ -37,39 +36,43 @@ def mesh():
     return mesh_of(context=4, tensor=2)
 
 
-@functools.cache
-def wanted(policy):
-    return on_one_device(operands((B, N, H, D)), policy=POLICIES[policy])
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("partition", EXCHANGES)
 @pytest.mark.parametrize("kernel", EVERYWHERE)
 def test_output_and_gradients_are_those_of_one_device(mesh, kernel, partition, policy):
     options = {"kernel": kernel, "partition": partition, "policy": POLICIES[policy]}
-    agree(mesh, operands((B, N, H, D)), want=wanted(policy), **options)
+    agree(mesh, operands((B, N, H, D)), **options)
 
 
-ON_SPLASH = ["full", "causal", "causal_unit", "window", "key_mask", "causal_segments"]
+TILE = Tile(128, 128, 128)
+IN_BLOCKS = {
+    "splash": Splash(Blocks(TILE, TILE), interpret=True),
+    "triton": Triton(block_q=16, block_k=16, interpret=True),
+}
+SAID_IN_BLOCKS = [name for name, policy in POLICIES.items() if policy.mask is None]
+SOME = ("full", "causal_unit", "causal_segments")
 
 
 @pytest.mark.parametrize(
-    ("context", "partition", "policy"),
-    [(2, partition, policy) for partition in ("ulysses", "ring") for policy in ON_SPLASH]
-    + [(4, "hybrid", "full"), (4, "hybrid", "causal_segments")],
+    ("kernel", "context", "partition", "policy", "dtype"),
+    [("splash", 2, p, policy, "float32") for p in ("ulysses", "ring") for policy in SAID_IN_BLOCKS]
+    + [("splash", 4, "hybrid", policy, "float32") for policy in SOME]
+    + [("splash", 2, p, "causal_unit", "bfloat16") for p in ("ulysses", "ring")]
+    + [("triton", 2, p, "causal_segments", "float32") for p in ("ulysses", "ring")],
 )
-def test_splash_in_the_interpreter(monkeypatch, context, partition, policy):
-    tile = Tile(128, 128, 128)
-    monkeypatch.setitem(KERNELS, "splash", Splash(Blocks(tile, tile), interpret=True))
-    options = {"kernel": "splash", "partition": partition, "policy": POLICIES[policy]}
-    agree(mesh_of(context=context), operands((B, N, H, D)), want=wanted(policy), **options)
+def test_accelerators_kernels_in_the_interpreter(monkeypatch, kernel, context, partition, policy, dtype):
+    monkeypatch.setitem(KERNELS, kernel, IN_BLOCKS[kernel])
+    options = {"kernel": kernel, "partition": partition, "policy": POLICIES[policy]}
+    args = operands((B, N, H, 16 if kernel == "triton" else D), dtype=dtype)
+    agree(mesh_of(context=context), args, 1e-5 if dtype == "float32" else 2e-2, **options)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("partition", EXCHANGES)
-@pytest.mark.parametrize("policy", ["full", "causal_unit", "all"])
-def test_bfloat16_stays_near_the_exact_result(mesh, partition, policy):
+@pytest.mark.parametrize("kernel", EVERYWHERE)
+def test_bfloat16_stays_near_the_exact_result(mesh, kernel, partition, policy):
     args = operands((B, N, H, D), dtype=jnp.bfloat16)
-    agree(mesh, args, 2e-2, kernel="chunked", partition=partition, policy=POLICIES[policy])
+    agree(mesh, args, 2e-2, kernel=kernel, partition=partition, policy=POLICIES[policy])
 
 
 @pytest.mark.parametrize("partition", EXCHANGES)
@@ -88,7 +91,7 @@ def test_frames_of_tokens(mesh, partition, length, kind):
             mask=jax.random.bernoulli(jax.random.key(1), 0.6, (1, H, n, n)),
         ),
     }[kind]
-    want = with_gradients(None, (q, k, v, weights), kernel="reference", layout="BTSHD", policy=policy)
+    want = on_one_device((q, k, v, weights), layout="BTSHD", policy=policy)
     if length is not None:
         junk = [(0, 0), (0, 0), (0, 3), (0, 0), (0, 0)]
         q, k, v = (jnp.pad(x, junk, constant_values=7.0) for x in (q, k, v))
