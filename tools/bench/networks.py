@@ -1,0 +1,130 @@
+"""Published networks at sizes between a test and a job: forward, and forward and backward, here and in diffusers.
+
+The loss is the mean square of the output; gradients are of every parameter.  Sizes are those at which the peers were
+timed first: width 384 or 512, 2,048 tokens.
+"""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from bench.options import Options, say
+from bench.timing import alternate
+from vdm_jax.errors import RunError
+from vdm_jax.interop.cases import latte, wan
+from vdm_jax.interop.component import read
+from vdm_jax.interop.family import NETWORK
+from vdm_jax.interop.parity import Case, build_published, redraw, relative_error
+from vdm_jax.media.figures import Figure
+
+TOLERANCE = 1e-4
+OURS = "vdm_jax"
+
+
+def _sized(case: Case, changes: dict, **inputs) -> Case:
+    """A tiny case in another size."""
+    inputs = {**case.inputs, **inputs, "time": np.float32([500.0])}
+    return dataclasses.replace(case, published={**case.published, **changes}, inputs=inputs)
+
+
+def _latte(dim: int, depth: int, clip: tuple[int, int, int]) -> Case:
+    sizes = {"num_attention_heads": dim // 64, "attention_head_dim": 64, "cross_attention_dim": dim}
+    sizes |= {"num_layers": depth, "caption_channels": 512, "video_length": clip[0], "sample_size": clip[1]}
+    sizes |= {"in_channels": 16, "out_channels": 16}
+    return _sized(latte.CASES[0], sizes, x=(1, *clip, 16), tokens=(1, 77, 512))
+
+
+def _wan(dim: int, depth: int, clip: tuple[int, int, int]) -> Case:
+    sizes = {"num_attention_heads": dim // 64, "attention_head_dim": 64, "in_channels": 16, "out_channels": 16}
+    sizes |= {"text_dim": 512, "freq_dim": 256, "ffn_dim": 4 * dim, "num_layers": depth}
+    return _sized(wan.CASES[0], sizes, x=(1, *clip, 16), tokens=(1, 128, 512))
+
+
+# Name -> its case, and a smaller one.
+NETWORKS: dict[str, tuple[Callable[[], Case], Callable[[], Case]]] = {
+    "latte_s": (lambda: _latte(384, 6, (8, 32, 32)), lambda: _latte(64, 1, (2, 8, 8))),
+    "wan_s": (lambda: _wan(512, 8, (8, 32, 32)), lambda: _wan(64, 1, (2, 8, 8))),
+}
+
+
+def measure(names: Sequence[str], options: Options) -> list[Figure]:
+    """Times the named networks."""
+    torch.set_num_threads(options.threads)
+    say(f"torch {torch.__version__}, jax {jax.__version__}, {options.threads} threads, float32")
+    compiled = shutil.which("g++") is not None
+    if not compiled:
+        say("no g++ on this machine, so torch.compile is left out")
+    return [figure for name in names for figure in _network(name, options, compiled)]
+
+
+def _network(name: str, options: Options, compiled: bool) -> list[Figure]:
+    case = NETWORKS[name][int(options.quick)]()
+    theirs = build_published(case.family, case.published)
+    redraw(theirs, case.std)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(Path(folder))
+        component = read(Path(folder))
+    networks = component.family.define(component.config)
+    inputs = jax.device_put(case.draw())
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in inputs.items()}
+    sides = {"torch_eager": theirs} | ({"torch_compile": torch.compile(theirs)} if compiled else {})
+
+    def ours(params) -> jax.Array:
+        return case.ours(networks.merge({NETWORK: params})[NETWORK], inputs)
+
+    forward = jax.jit(ours)
+    gradients = jax.jit(jax.grad(lambda params: jnp.square(ours(params)).mean()))
+    params = jax.device_put(component.params)
+    with torch.no_grad():
+        error = relative_error(np.asarray(forward(params)), case.theirs(theirs, tensors).numpy())
+    say(f"{name}: relative difference of the outputs {error:.1e}")
+    if not error < TOLERANCE:
+        raise RunError(f"{name}: outputs of the two sides differ by {error:.1e} (at most {TOLERANCE})")
+
+    def infer(side) -> Callable[[], None]:
+        def call() -> None:
+            with torch.no_grad():
+                case.theirs(side, tensors)
+
+        return call
+
+    def backpropagate(side) -> Callable[[], None]:
+        def call() -> None:
+            theirs.zero_grad(set_to_none=True)
+            case.theirs(side, tensors).square().mean().backward()
+
+        return call
+
+    rounds = 3 if options.quick else 9
+    passes = {
+        "forward": (lambda: forward(params).block_until_ready(), infer),
+        "forward_backward": (lambda: jax.block_until_ready(gradients(params)), backpropagate),
+    }
+    figures = []
+    for what, (our_call, their_call) in passes.items():
+        peers = {OURS: our_call} | {peer: their_call(side) for peer, side in sides.items()}
+        figures += _compared(f"models/{name}/{what}", alternate(peers, rounds), options)
+    return figures
+
+
+def _compared(name: str, times, options: Options) -> list[Figure]:
+    """A figure for each peer; the bar is ours / theirs of 1.0 or less."""
+    figures = []
+    for peer in times.seconds:
+        if peer == OURS:
+            continue
+        ratio, low, high = times.ratio(OURS, peer)
+        ours, theirs = times.median(OURS) * 1e3, times.median(peer) * 1e3
+        say(f"  {name}: {OURS} {ours:.1f} ms, {peer} {theirs:.1f} ms, ratio {ratio:.2f} ({low:.2f} to {high:.2f})")
+        spread = times.deviation(OURS) * 1e3
+        title = f"{name}/{peer}/{options.threads}_threads"
+        bar = None if options.quick else ratio <= 1.0
+        figures.append(Figure(title, ours, "ms", theirs, ratio, n=times.rounds, spread=spread, ok=bar))
+    return figures
