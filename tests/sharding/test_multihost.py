@@ -104,7 +104,7 @@ def test_peers_that_do_not_come_are_one_line():
     _, error = alone.communicate(timeout=120)
     assert alone.returncode == 1
     assert error.splitlines()[-1] == (
-        f"multihost: process 0 of 2 waited 1 s at 127.0.0.1:{port} and not all processes came"
+        f"vdm: multihost: process 0 of 2 waited 1 s at 127.0.0.1:{port} and not all processes came"
     )
     assert "Traceback" not in error
 

@@ -98,7 +98,7 @@ def _exit_after(seconds: float, message: str) -> Iterator[None]:
     """
 
     def give_up() -> None:
-        print(message, file=sys.stderr, flush=True)
+        print(f"vdm: {message}", file=sys.stderr, flush=True)
         os._exit(1)
 
     timer = threading.Timer(seconds, give_up)
