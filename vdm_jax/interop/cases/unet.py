@@ -96,7 +96,10 @@ _SVD = {
     "projection_class_embeddings_input_dim": 48,
 }  # fmt: skip
 _SVD_INPUTS = {"concat": 4, "tokens": (2, 1, 24), "vector": np.float32([[6, 127, 0.02], [24, 1, 0.5]])}
-_TRUNK_32 = {name: value for name, value in _TRUNK.items() if name != "norm_num_groups"}
+_SVD_TRUNK = {  # it always has 32 groups, and with one channel in each the biases before the norms do nothing
+    **{name: value for name, value in _TRUNK.items() if name != "norm_num_groups"},
+    "block_out_channels": [64, 64],
+}
 
 CASES = (
     _pictures("Stable Diffusion 1", {"attention_head_dim": 2}),
@@ -113,7 +116,7 @@ CASES = (
     ),
     _case("ModelScope", UNET_3D, "3D", _theirs_clips, {"attention_head_dim": 8}),
     Case(
-        "Stable Video Diffusion", UNET_SPATIO_TEMPORAL, {**_TRUNK_32, **types("SpatioTemporal"), **_SVD},
+        "Stable Video Diffusion", UNET_SPATIO_TEMPORAL, {**_SVD_TRUNK, **types("SpatioTemporal"), **_SVD},
         {"x": (2, _FRAMES, _HEIGHT, _WIDTH, 4), "time": np.float32([0.5, -1.0]), **_SVD_INPUTS,
          "concat": (2, _FRAMES, _HEIGHT, _WIDTH, 4)}, ours, _theirs_svd,
     ),
