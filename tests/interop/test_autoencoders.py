@@ -72,7 +72,7 @@ def test_old_names_of_attention_are_read():
     assert spell("decoder.mid_block.attentions.0.to_out.0.bias") == "decoder.mid_block.attentions.0.to_out.0.bias"
 
 
-@pytest.mark.parametrize("length", [1, 8, 16, 17])
+@pytest.mark.parametrize("length", [1, 8, 17])
 def test_cogvideox_counts_its_chunks_as_published(length):
     """Forward only, of every way in which a clip is cut; with gradients it is a case above."""
     torch = pytest.importorskip("torch", reason="the published class is the oracle")
