@@ -107,13 +107,14 @@ def as_time(t, batch: int, frames: int) -> Time:
     return jnp.broadcast_to(t, (batch, frames))
 
 
-def check_condition(cond: Condition, reads: frozenset[str], model: str) -> None:
-    """Refuses condition keys that are unknown or that `model` would silently ignore.
+def check_condition(cond: Condition, reads: frozenset[str], model: str, needs: frozenset[str] = frozenset()) -> None:
+    """Refuses condition keys that are unknown or that `model` would silently ignore, and a lack of those it needs.
 
     Args:
       cond: the condition; values are not looked at.
       reads: keys of `CONDITION_KEYS` the model reads.
       model: its name, for the message.
+      needs: keys that must be there.
 
     Raises:
       ValueError: names the key and the nearest right spelling.
@@ -124,3 +125,6 @@ def check_condition(cond: Condition, reads: frozenset[str], model: str) -> None:
         if key not in reads and not (key == "tokens_mask" and "tokens" in reads):
             read = ", ".join(sorted(reads)) or "none"
             raise ValueError(f"condition: {model} does not read {key!r} (it reads: {read})")
+    if missing := needs - cond.keys():
+        has = ", ".join(cond) or "none"
+        raise ValueError(f"condition: {model} needs {', '.join(sorted(missing))} (it has: {has})")

@@ -205,9 +205,7 @@ class Latte(nnx.Module):
           ValueError: unread or missing condition keys, sizes that the network does not take.
         """
         cfg, cond = self.config, dict(cond or {})
-        check_condition(cond, cfg.may_read, "Latte")
-        if "tokens" not in cond:
-            raise ValueError(f"condition: Latte needs tokens (it has: {', '.join(cond) or 'none'})")
+        check_condition(cond, cfg.may_read, "Latte", needs=self.reads)
         b, frames, height, width, _ = x.shape
         grid = cfg.token_grid(frames, height, width)
         tokens = cond["tokens"].astype(x.dtype)

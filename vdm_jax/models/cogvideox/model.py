@@ -169,10 +169,7 @@ class CogVideoX(nnx.Module):
 
     def _check(self, cond: dict) -> dict:
         cfg = self.config
-        check_condition(cond, cfg.may_read, "CogVideoX")
-        if missing := self.reads - cond.keys():
-            has = ", ".join(cond) or "none"
-            raise ValueError(f"condition: CogVideoX needs {', '.join(sorted(missing))} (it has: {has})")
+        check_condition(cond, cfg.may_read, "CogVideoX", needs=self.reads)
         tokens, vector = cond["tokens"], set(cond.get("vector", {}))
         if tokens.ndim != 3:
             raise ValueError(f"condition: tokens have shape {tokens.shape}, CogVideoX reads one prompt a clip")

@@ -83,10 +83,7 @@ class DiT(nnx.Module):
           ValueError: unread or missing condition keys, sizes that the patch does not divide.
         """
         cfg, cond = self.config, dict(cond or {})
-        check_condition(cond, self.config.may_read, "DiT")
-        missing = self.reads - cond.keys()
-        if missing:
-            raise ValueError(f"condition: DiT needs {', '.join(sorted(missing))} (it has: {', '.join(cond) or 'none'})")
+        check_condition(cond, self.config.may_read, "DiT", needs=self.reads)
         b, frames, height, width, _ = x.shape
         grid = cfg.token_grid(frames, height, width)
         segments = cond["segments"][:, :: cfg.patch[0]] if "segments" in cond else None

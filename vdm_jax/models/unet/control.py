@@ -13,9 +13,9 @@ from flax import nnx
 
 from vdm_jax.models.unet.config import UNetConfig
 from vdm_jax.models.unet.residual import SPACE
-from vdm_jax.models.unet.trunk import Control, Half, UNet, checked, stacked
+from vdm_jax.models.unet.trunk import Control, Half, UNet, stacked
 from vdm_jax.nn.conv import Conv
-from vdm_jax.types import Condition
+from vdm_jax.types import Condition, check_condition
 
 Array = jax.Array
 _ZEROS = jax.nn.initializers.zeros
@@ -113,7 +113,8 @@ class ControlNet(Half):
         Raises:
           ValueError: unread or missing condition keys, a control picture of another size.
         """
-        cond = checked(cond, self.reads, "ControlNet")
+        cond = dict(cond or {})
+        check_condition(cond, self.reads, "ControlNet", needs=self.reads)
         b, frames, height, width, _ = x.shape
         hint, scale = cond["hint"].astype(x.dtype), self.control.hint_scale
         wanted = (b, frames, height * scale, width * scale, self.control.hint_channels)
@@ -157,7 +158,8 @@ class ControlledUNet(nnx.Module):
 
     def __call__(self, x: Array, t: Array, cond: Condition | None = None) -> Array:
         """As `UNet`, with `hint` among the conditions."""
-        cond = checked(cond, self.reads, "ControlledUNet")
+        cond = dict(cond or {})
+        check_condition(cond, self.reads, "ControlledUNet", needs=self.reads)
 
         def of(reads: frozenset[str]) -> Condition:
             return {key: value for key, value in cond.items() if key in reads or key == "tokens_mask"}

@@ -143,7 +143,8 @@ class UNet(Half):
         Raises:
           ValueError: unread or missing condition keys, more frames than there are positions for.
         """
-        cond = checked(cond, self.reads, "UNet")
+        cond = dict(cond or {})
+        check_condition(cond, self.reads, "UNet", needs=self.reads)
         b, frames, height, width, _ = x.shape
         self.config.token_grid(frames, height, width)
         ctx = self.context(frames, b, t, cond, x.dtype)
@@ -157,20 +158,6 @@ class UNet(Half):
             if level.resize is not None:
                 h = level.resize(h, *kept[-1].shape[2:4])
         return self.last(jax.nn.silu(self.last_norm(h)))
-
-
-def checked(cond: Condition | None, reads: frozenset[str], model: str) -> Condition:
-    """The condition, if it has what the model reads and nothing else.
-
-    Raises:
-      ValueError: names the keys.
-    """
-    cond = dict(cond or {})
-    check_condition(cond, reads, model)
-    if missing := reads - cond.keys():
-        has = ", ".join(cond) or "none"
-        raise ValueError(f"condition: {model} needs {', '.join(sorted(missing))} (it has: {has})")
-    return cond
 
 
 def stacked(x: Array, cond: Condition) -> Array:

@@ -201,9 +201,7 @@ class Wan(nnx.Module):
         return rearrange(layout.leave(self.patch_out(tokens)), _PIXELS, h=grid[1], w=grid[2], **sizes)
 
     def _check(self, cond: Condition) -> None:
-        check_condition(cond, self.config.may_read, "Wan")
-        if missing := self.reads - cond.keys():
-            raise ValueError(f"condition: Wan needs {', '.join(sorted(missing))} (it has: {', '.join(cond) or 'none'})")
+        check_condition(cond, self.config.may_read, "Wan", needs=self.reads)
         if cond["tokens"].ndim != 3:
             raise ValueError(f"condition: tokens {cond['tokens'].shape} are not [B, L, D]; Wan has one prompt a clip")
 
