@@ -1,4 +1,4 @@
-"""`vdm import` and `vdm export`, from the command line."""
+"""`vdm import`, `vdm export` and what `vdm inspect` says between them, from the command line."""
 
 import json
 
@@ -42,6 +42,15 @@ def test_a_component_goes_back_out_bit_for_bit(component, tmp_path, capsys):
     assert main(["export", str(tmp_path / "run"), "--format", "diffusers", "--out", str(tmp_path / "out")]) == 0
     assert same_bits(values(component), values(tmp_path / "out"))
     assert (component / "config.json").read_text() == (tmp_path / "out/config.json").read_text()
+
+
+def test_inspect_says_what_was_imported(pipeline, tmp_path, capsys):
+    import_folder(pipeline, tmp_path / "run")
+    assert main(["inspect", str(tmp_path / "run")]) == 0
+    page = capsys.readouterr().out
+    assert page.count("35408") == 2
+    assert "WanTransformer3DModel" in page
+    assert all(word in page for word in ("transformer_2/stored", "float16", "float32", str(pipeline / "transformer")))
 
 
 def test_a_wider_dtype_on_the_way_changes_nothing(component, tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ EXAMPLE = """
 vdm inspect data/clips
 vdm inspect data/clips --verify --json figures.json
 vdm inspect runs/demo --parameters
+vdm inspect runs/wan
 """
 SHOWN = 16
 SHEET = "contact_sheet.png"
+IMPORTED = "imported.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,15 +46,37 @@ def run(args: argparse.Namespace) -> int:
         from vdm_jax.cli.inspect_run import inspect_run  # imports JAX and Orbax, which a shard set does not need
 
         figures, picture = inspect_run(args.path, args.verify, args.parameters, not args.no_sheet)
+    elif (args.path / IMPORTED).is_file():
+        figures, picture = inspect_imported(args.path), None
     elif not args.path.is_dir():
         raise ValueError(f"path: {args.path} is not a directory")
     else:
-        raise ValueError(f"path: {args.path} is neither a shard set ({manifests.FILE_NAME}) nor a run (config.json)")
+        raise ValueError(f"path: {args.path} is neither a shard set ({manifests.FILE_NAME}) nor a run (config.json or {IMPORTED})")
     if args.json:
         write_figures(args.json, figures)
     if picture is not None:
         save_sheet(picture, args.sheet or args.path / SHEET)
     return 0 if all(figure.ok is not False for figure in figures) else 1
+
+
+def inspect_imported(path: Path) -> list[Figure]:
+    """Prints what an import holds, per component, and returns it."""
+    from vdm_jax.interop.families import FAMILIES  # imports JAX, which a shard set does not need
+    from vdm_jax.interop.imported import records_of
+
+    figures = []
+    for name, record in records_of(path).items():
+        family = FAMILIES[record["class"]]
+        shapes = family.shapes(family.config(record["config"])).values()
+        figures += [
+            Figure(f"{name}/class", family.published),
+            Figure(f"{name}/parameters", sum(math.prod(shape) for shape in shapes)),
+            Figure(f"{name}/tensors", len(record["tensors"])),
+            Figure(f"{name}/stored", ", ".join(sorted(set(record["tensors"].values())))),
+            Figure(f"{name}/source", record["source"]),
+        ]
+    print(figures_table(figures))
+    return figures
 
 
 def save_sheet(picture: np.ndarray, path: Path) -> None:

@@ -72,6 +72,18 @@ def is_imported(run: Path) -> bool:
     return (run / RECORD).is_file()
 
 
+def records_of(run: Path) -> dict[str, dict[str, Any]]:
+    """What is known of each component without its weights: `class`, `config`, `dtype`, `tensors`, `source`.
+
+    Raises:
+      ValueError: no imported run.
+      RunError: the record is damaged.
+    """
+    if not is_imported(run):
+        raise ValueError(f"{run}: holds no imported weights (no {RECORD})")
+    return read_json(run / RECORD).get("components", {})
+
+
 def open_imported(
     run: Path, only: str | None = None, mesh: Mesh | None = None, rules: LogicalRules | None = None
 ) -> dict[str, Component]:
@@ -86,9 +98,7 @@ def open_imported(
       ValueError: no such component, or no imported run.
       RunError: the record or the checkpoint is damaged.
     """
-    if not is_imported(run):
-        raise ValueError(f"{run}: holds no imported weights (no {RECORD})")
-    records = read_json(run / RECORD).get("components", {})
+    records = records_of(run)
     if only is not None and only not in records:
         raise ValueError(f"component: {did_you_mean(only, records)}")
     bare = {name: _unrecorded(record) for name, record in records.items() if only in (None, name)}
