@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     elif not args.path.is_dir():
         raise ValueError(f"path: {args.path} is not a directory")
     else:
-        raise ValueError(f"path: {args.path} is neither a shard set ({manifests.FILE_NAME}) nor a run (config.json or {IMPORTED})")
+        raise ValueError(
+            f"path: {args.path} is neither a shard set ({manifests.FILE_NAME}) nor a run (config.json or {IMPORTED})"
+        )
     if args.json:
         write_figures(args.json, figures)
     if picture is not None:
