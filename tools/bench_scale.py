@@ -35,7 +35,9 @@ HEAD = """# Scale, without the accelerators
 
 Compiled by libtpu for TPUs that are not there, or counted in compiled programs; predicted times are rooflines at the
 peaks of `vdm_jax/planning/chips.py`.  Not measured on a device: none was at hand.  Peer of `steps/peer`: MaxDiffusion's
-Wan 2.1 14B step compiled with the same jax and libtpu; of `attention`: the analytic minimum.
+Wan 2.1 14B step compiled with the same jax and libtpu; of `attention`: the analytic minimum.  `steps/peer` is compiled
+for chips that may use no more memory than the bar's peak (`vdm plan --memory`), as the compiler's own account of a peak
+has in it what lies on the host; `host` is bytes a device keeps there, and what moving them takes is in no time.
 
 | figure | value | unit | peer | ratio | bar met | command |
 |---|---|---|---|---|---|---|
