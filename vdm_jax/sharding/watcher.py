@@ -17,6 +17,7 @@ A connection that ends without `left`, or is silent for too long, is a process t
 machine went down, a whole job was killed).  On `lost` a watcher prints the sentence and ends its process.
 """
 
+import abc
 import contextlib
 import json
 import os
@@ -60,7 +61,7 @@ def over(connection: socket.socket) -> Lines:
     return Lines(connection.recv, connection.sendall)
 
 
-class Watcher:
+class Watcher(abc.ABC):
     """What all watchers do.
 
     Args:
@@ -119,13 +120,13 @@ class Watcher:
                     os.kill(self.pid, signal.SIGKILL)
         sys.exit(1)
 
+    @abc.abstractmethod
     def tell(self, word: str) -> None:
         """Passes on how the own process ended."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sign_of_life(self) -> None:
         """Gives one, and looks for those of the others."""
-        raise NotImplementedError
 
 
 class Hub(Watcher):
