@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from optax import contrib
 
 from vdm_jax.errors import did_you_mean
-from vdm_jax.training.path_filter import matches
+from vdm_jax.nn.path_filter import matches
 from vdm_jax.training.schedule import SCHEDULES, Schedule, make_schedule
 
 KINDS = ("adamw", "muon")
@@ -32,7 +32,7 @@ _ADAM_RMS = 0.2  # root mean square of AdamW's updates; Muon's are scaled to it,
 
 # What decays is said, not what does not: a pull towards zero harms offsets, gains, gates, embeddings and tables of any
 # name, and matrices are all called kernel.
-DECAY = ("kernel", "lora_*")
+DECAY = ("kernel",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,11 +26,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, Mesh
 
 from vdm_jax.errors import did_you_mean
+from vdm_jax.nn.path_filter import Path, select
 from vdm_jax.sharding import LogicalRules, activation_sharding, logical_axes, param_shardings, replicated, undivided
 from vdm_jax.training.ema import EMAConfig, ema_name
 from vdm_jax.training.guard import GuardConfig, GuardState, init_guard
 from vdm_jax.training.optimizer import make_optimizer
-from vdm_jax.training.path_filter import Path, select
 from vdm_jax.training.precision import master_copy
 from vdm_jax.training.recipe import Stage
 

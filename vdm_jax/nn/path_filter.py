@@ -5,7 +5,8 @@ tag.  A pattern is one or more components joined by `/`, each may hold shell wil
 contains them in a row:
 
     temporal             everything inside a module called temporal
-    blocks/*/lora_a      those leaves of any block layer
+    lora                 every low-rank adapter
+    blocks/*/qkv         the layers called qkv, one level inside the blocks
     text                 the whole network called text
     !*norm*              takes away what the other patterns chose
 """

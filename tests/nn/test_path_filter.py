@@ -1,6 +1,6 @@
 import pytest
 
-from vdm_jax.training.path_filter import matches, select
+from vdm_jax.nn.path_filter import matches, select
 
 PATHS = [
     ("backbone", "blocks", "temporal", "qkv", "kernel"),
