@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from tests.interop.test_component import drawn, same_bits, values
+from tests.interop.test_component import drawn, rewritten, same_bits, values
 from vdm_jax.cli.main import main
-from vdm_jax.interop.component import float_type, write
+from vdm_jax.interop.component import Component, float_type, nested, write
 from vdm_jax.interop.imported import export_run, import_folder, open_imported
+from vdm_jax.interop.unet_motion import MOTION_ADAPTER
 from vdm_jax.sharding import MeshConfig, make_mesh
 
 
@@ -42,6 +43,24 @@ def test_a_component_goes_back_out_bit_for_bit(component, tmp_path, capsys):
     assert main(["export", str(tmp_path / "run"), "--format", "diffusers", "--out", str(tmp_path / "out")]) == 0
     assert same_bits(values(component), values(tmp_path / "out"))
     assert (component / "config.json").read_text() == (tmp_path / "out/config.json").read_text()
+
+
+def test_constants_go_back_out_as_they_were_read(tmp_path):
+    """Positions of motion modules differ in the last digit from machine to machine, and nothing may change."""
+    options = {"block_out_channels": [8], "motion_layers_per_block": 1, "motion_norm_num_groups": 4}
+    config = MOTION_ADAPTER.config(options | {"motion_num_attention_heads": 2, "motion_max_seq_length": 4})
+    params = {path: np.ones(shape, np.float32) for path, shape in MOTION_ADAPTER.shapes(config).items()}
+    write(Component(MOTION_ADAPTER, config, nested(params)), tmp_path / "adapter")
+
+    def nudge(tensors):
+        for name in tensors:
+            if name.endswith(".pe"):
+                tensors[name] = np.nextafter(tensors[name], np.float32(2.0))
+
+    rewritten(tmp_path / "adapter", nudge)
+    import_folder(tmp_path / "adapter", tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "out")
+    assert same_bits(values(tmp_path / "adapter"), values(tmp_path / "out"))
 
 
 def test_inspect_says_what_was_imported(pipeline, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
     RUN/imported.json      per component: class, `config.json` as it was, dtype of every tensor, where it came from
         checkpoints/0/     params {component: nested dict} in the checkpoint format of every other run
+        constants/         of a component whose files hold constants: their values, which export writes again
         published/         of a pipeline: `model_index.json` and the folders without weights (scheduler, tokenizer)
         code.json          the code version that imported it
 
@@ -27,7 +28,7 @@ from vdm_jax.interop.component import Component
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import whole_or_nothing
-from vdm_jax.interop.tensors import SUFFIX, read_json
+from vdm_jax.interop.tensors import SUFFIX, TensorWriter, read_header, read_json
 from vdm_jax.models.networks import BACKBONES
 from vdm_jax.sharding import LogicalRules
 from vdm_jax.training.checkpoint import CheckpointConfig, Checkpointer, StepMeta, restore_weights
@@ -35,6 +36,7 @@ from vdm_jax.training.run_config import run_config_from
 from vdm_jax.training.run_directory import code_version, read_config
 
 RECORD, INDEX, PUBLISHED, CHECKPOINTS = "imported.json", "model_index.json", "published", "checkpoints"
+CONSTANTS = "constants"
 ALONE = "model"  # name of a component that came by itself
 
 
@@ -60,6 +62,8 @@ def import_folder(folder: Path, run: Path, dtype: np.dtype | None = None) -> dic
         with Checkpointer(partial / CHECKPOINTS, CheckpointConfig()) as checkpointer:
             params = {name: found.params for name, found in read.items()}
             checkpointer.save(0, {"params": params}, StepMeta({}, {}, {}, code_version()))
+        for name, found in read.items():
+            _keep_constants(found, partial / CONSTANTS, name)
         for path in rest:
             _copy(path, partial / PUBLISHED / path.name)
         (partial / "code.json").write_text(json.dumps([code_version()], indent=1))
@@ -104,7 +108,10 @@ def open_imported(
     bare = {name: _unrecorded(record) for name, record in records.items() if only in (None, name)}
     abstract = {name: _abstract(found, records[name], mesh, rules) for name, found in bare.items()}
     state = restore_weights((run / CHECKPOINTS).absolute(), abstract=abstract).state
-    return {name: dataclasses.replace(found, params=state[name]) for name, found in bare.items()}
+    return {
+        name: dataclasses.replace(found, params=state[name], constants=_constants(run / CONSTANTS, name))
+        for name, found in bare.items()
+    }
 
 
 def trained_component(run: Path, which: str | None = None) -> Component:
@@ -202,6 +209,21 @@ def _abstract(found: Component, record: Mapping[str, Any], mesh: Mesh | None, ru
     return components.nested(
         {path: jax.ShapeDtypeStruct(shape, dtypes[path], sharding=where[path]) for path, shape in shapes.items()}
     )
+
+
+def _keep_constants(found: Component, folder: Path, name: str) -> None:
+    if not found.constants:
+        return
+    folder.mkdir(exist_ok=True)
+    writer = TensorWriter(folder, name, {key: (value.shape, value.dtype) for key, value in found.constants.items()})
+    for key, value in found.constants.items():
+        writer.put(key, value)
+    writer.close()
+
+
+def _constants(folder: Path, name: str) -> dict[str, np.ndarray]:
+    file = folder / f"{name}{SUFFIX}"
+    return {key: stored.read() for key, stored in read_header(file).items()} if file.is_file() else {}
 
 
 def _family_of_network(model: Any, run: Path) -> Family:
