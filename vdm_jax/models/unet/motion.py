@@ -4,8 +4,11 @@ Parameters of an adapter have the paths that they have in the `UNet` they are pu
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vdm_jax.attention import check_kernel
 from vdm_jax.models.unet.config import Place, UNetConfig
@@ -98,3 +101,16 @@ def animated(pictures: UNetConfig, adapter: MotionConfig) -> UNetConfig:
         motion_mid_depth=adapter.mid_depth,
         max_frames=adapter.max_frames,
     )
+
+
+def animated_params(pictures: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of that UNet from those of the two, which must fit (see `animated`).
+
+    Args:
+      pictures: nested dict of the UNet of pictures.
+      modules: the same of the adapter; taken in the dtype of the UNet, as published pipelines do.
+    """
+    trunk, added = flatten_dict(pictures), flatten_dict(modules)
+    assert not trunk.keys() & added.keys(), "an adapter has parameters of the trunk"
+    dtype = next(iter(trunk.values())).dtype
+    return unflatten_dict(trunk | {path: leaf.astype(dtype) for path, leaf in added.items()})
