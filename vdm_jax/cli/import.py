@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import jax
-
 from vdm_jax.interop.component import float_type
 from vdm_jax.interop.imported import import_folder
 
@@ -20,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder", metavar="DIR", type=Path, help="config.json beside *.safetensors, or a pipeline (model_index.json)"
     )
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="a new run directory")
-    parser.add_argument("--dtype", help="of the weights: float32, bfloat16 or float16; default as they are stored")
+    parser.add_argument(
+        "--dtype", help="of the weights when they are used: float32, bfloat16 or float16 (as they are stored)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,9 +29,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise ValueError(f"DIR: {args.folder} is not a directory")
     for name, found in import_folder(args.folder, args.out, dtype).items():
-        leaves = jax.tree.leaves(found.params)
-        kinds = ", ".join(sorted({leaf.dtype.name for leaf in leaves}))
-        print(f"{name}: {found.family.published}, {sum(leaf.size for leaf in leaves):,} parameters, {kinds}")
+        kinds = ", ".join(sorted(kind.name for kind in found.dtypes(dtype)))
+        print(f"{name}: {found.family.published}, {found.parameters:,} parameters, {kinds}")
         if found.left_out:
             print(
                 f"  {len(found.left_out)} tensors that nothing uses were left out: {', '.join(found.left_out[:3])} ..."

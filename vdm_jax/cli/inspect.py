@@ -21,7 +21,7 @@ EXAMPLE = """
 vdm inspect data/clips
 vdm inspect data/clips --verify --json figures.json
 vdm inspect runs/demo --parameters
-vdm inspect runs/wan
+vdm inspect runs/wan --verify
 """
 SHOWN = 16
 SHEET = "contact_sheet.png"
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
         figures, picture = inspect_run(args.path, args.verify, args.parameters, not args.no_sheet)
     elif (args.path / IMPORTED).is_file():
-        figures, picture = inspect_imported(args.path), None
+        figures, picture = inspect_imported(args.path, args.verify), None
     elif not args.path.is_dir():
         raise ValueError(f"path: {args.path} is not a directory")
     else:
@@ -61,10 +61,14 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(figure.ok is not False for figure in figures) else 1
 
 
-def inspect_imported(path: Path) -> list[Figure]:
-    """Prints what an import holds, per component, and returns it."""
+def inspect_imported(path: Path, everything: bool) -> list[Figure]:
+    """Prints what an import holds, per component, and returns it; `everything` compares all weights with their digests.
+
+    Raises:
+      RunError: the record is damaged.
+    """
     from vdm_jax.interop.families import FAMILIES  # imports JAX, which a shard set does not need
-    from vdm_jax.interop.imported import records_of
+    from vdm_jax.interop.imported import damage_of, records_of
 
     figures = []
     for name, record in records_of(path).items():
@@ -77,7 +81,11 @@ def inspect_imported(path: Path) -> list[Figure]:
             Figure(f"{name}/stored", ", ".join(sorted(set(record["tensors"].values())))),
             Figure(f"{name}/source", record["source"]),
         ]
+    damage = damage_of(path) if everything else {}
+    figures += [Figure(f"{name}/intact", fault is None, ok=fault is None) for name, fault in damage.items()]
     print(figures_table(figures))
+    for fault in filter(None, damage.values()):
+        print(f"damaged: {fault}")
     return figures
 
 

@@ -1,15 +1,15 @@
 """One published network with its weights: read from a folder, placed on a mesh, written to a folder.
 
 A folder is `config.json` beside safetensors, as `save_pretrained` of diffusers and transformers leaves it.  Everything
-is checked from the headers before a weight is read, so a load is whole or it is one error.  Weights are then read
-parameter by parameter, largest first: beside what is placed already there is never more than one of ours on the host.
+is checked from the headers before a weight is read (`examine`), so a load is whole or it is one error.  Weights are
+then read parameter by parameter, largest first, and of each only what the devices of this process hold: on the host is
+what is being placed and, of the tensors that are read into it, never more than the largest one of the folder.
 """
 
 import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -25,12 +25,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from vdm_jax.errors import did_you_mean
+from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import NETWORK, Family
 from vdm_jax.interop.folder import whole_or_nothing
-from vdm_jax.interop.keymap import Entry, KeyMap, Shape
+from vdm_jax.interop.keymap import Entry, KeyMap
 from vdm_jax.interop.matching import check_tensors
+from vdm_jax.interop.placing import place
 from vdm_jax.interop.tensors import MAX_FILE, STEMS, Stored, TensorWriter, read_json, tensors_of
 from vdm_jax.sharding import LogicalRules, param_shardings
 
@@ -39,8 +40,7 @@ FLOATS: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-_ALIGNMENT = 64  # bytes
-_THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +97,53 @@ def number_type(name: str) -> np.dtype:
     return FLOATS.get(name) or np.dtype(getattr(ml_dtypes, name, name))
 
 
-def read(
-    folder: str | os.PathLike,
-    *,
-    mesh: Mesh | None = None,
-    rules: LogicalRules | None = None,
-    dtype: np.dtype | None = None,
-    family: Family | None = None,
-) -> Component:
-    """Reads a folder.
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """A folder that holds exactly the weights of a network, none of which has been read.
+
+    Attributes:
+      family, config: the network.
+      published: `config.json`.
+      files: name in the files -> where its values are.
+      tensors: name in the key map -> the same.
+    """
+
+    family: Family
+    config: Any
+    published: Mapping[str, Any]
+    files: Mapping[str, Stored]
+    tensors: Mapping[str, Stored]
+
+    @property
+    def stored(self) -> dict[str, np.dtype]:
+        """See `Component`."""
+        spell = self.family.spell
+        return {name: stored.dtype for name, stored in self.files.items() if spell(name) in self.tensors}
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """See `Component`."""
+        return tuple(sorted(self.files.keys() - self.stored.keys()))
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers its parameters are."""
+        return sum(math.prod(shape) for shape in self.family.shapes(self.config).values())
+
+    def dtypes(self, dtype: np.dtype | None = None) -> set[np.dtype]:
+        """Those of the weights after `load(dtype=...)`."""
+        return set(_dtypes(self, dtype).values())
+
+
+def examine(
+    folder: str | os.PathLike, *, family: Family | None = None, digests: Mapping[str, str] | None = None
+) -> Examined:
+    """Holds the headers of a folder's files against its `config.json`.
 
     Args:
       folder: `config.json` and safetensors.
-      mesh: where the weights go, cut as `rules` say; None is the first device.
-      rules: default where None.
-      dtype: of the weights here; None keeps them as stored (float32 where tensors of two dtypes make one parameter).
       family: what it must be; None takes what `config.json` names.
+      digests: name in the files -> what `Stored.digested` must give of each tensor when it is read.
 
     Raises:
       ValueError: no such folder, a class or an option that is not known here, another family than asked for, tensors
@@ -128,22 +159,54 @@ def read(
         raise ValueError(f"{folder}: holds a {found.published}, not a {family.published}")
     config = found.config(published)
     tensors = tensors_of(folder)
-    keymap, shapes = found.keymap(config), found.shapes(config)
-    names = check_tensors(found, keymap, shapes, tensors, folder)
-    params = _read_params(found, config, keymap, names, dtype, mesh, rules)
-    kept = {name: stored.dtype for name, stored in tensors.items() if found.spell(name) in names}
-    left_out = tuple(sorted(tensors.keys() - kept.keys()))
-    constants = {b.theirs: names[b.theirs].read() for b in keymap.buffers if b.theirs in names}
-    return Component(found, config, params, published, kept, left_out, constants)
+    if digests is not None:
+        tensors = _with_digests(tensors, digests, folder)
+    names = check_tensors(found, found.keymap(config), found.shapes(config), tensors, folder)
+    return Examined(found, config, published, tensors, names)
 
 
-def params_dtypes(family: Family, config: Any, stored: Mapping[str, np.dtype], dtype: np.dtype | None) -> dict:
-    """Dotted path of each of our parameters -> its dtype after `read(dtype=...)`."""
-    of = {family.spell(name): kind for name, kind in stored.items()}
-    kinds = collections.defaultdict(set)
-    for entry in family.keymap(config).entries(family.shapes(config)):
-        kinds[entry.rule.ours].add(of[entry.name])
-    return {ours: dtype or _widest(found) for ours, found in kinds.items()}
+def _with_digests(tensors: Mapping[str, Stored], digests: Mapping[str, str], folder: Path) -> dict[str, Stored]:
+    if differing := sorted(tensors.keys() ^ digests.keys()):
+        raise RunError(
+            f"{folder}: is not what was imported: {differing[0]} has {'gone' if differing[0] in digests else 'come'}"
+        )
+    return {name: dataclasses.replace(stored, digest=digests[name]) for name, stored in tensors.items()}
+
+
+def load(
+    found: Examined,
+    *,
+    mesh: Mesh | None = None,
+    rules: LogicalRules | None = None,
+    dtype: np.dtype | None = None,
+) -> Component:
+    """Reads the weights.
+
+    Args:
+      found: whose.
+      mesh: where the weights go, cut as `rules` say; None is the first device.
+      rules: default where None.
+      dtype: of the weights here; None keeps them as stored (float32 where tensors of two dtypes make one parameter).
+
+    Raises:
+      RunError: a file has changed since it was examined, or is not what its digests say.
+    """
+    params = _read_params(found, _dtypes(found, dtype), shardings(found.family, found.config, mesh, rules))
+    buffers = found.family.keymap(found.config).buffers
+    constants = {b.theirs: found.tensors[b.theirs].read() for b in buffers if b.theirs in found.tensors}
+    return Component(found.family, found.config, params, found.published, found.stored, found.left_out, constants)
+
+
+def read(
+    folder: str | os.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    rules: LogicalRules | None = None,
+    dtype: np.dtype | None = None,
+    family: Family | None = None,
+) -> Component:
+    """Reads a folder: `examine` and `load`, whose arguments and errors these are."""
+    return load(examine(folder, family=family), mesh=mesh, rules=rules, dtype=dtype)
 
 
 def shardings(family: Family, config: Any, mesh: Mesh | None, rules: LogicalRules | None) -> dict[str, Any]:
@@ -161,36 +224,32 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
     return unflatten_dict({tuple(path.split(".")): leaf for path, leaf in params.items()})
 
 
-def _read_params(family, config, keymap: KeyMap, names: Mapping[str, Stored], dtype, mesh, rules) -> dict[str, Any]:
-    shapes = family.shapes(config)
-    where = shardings(family, config, mesh, rules)
-    entries = collections.defaultdict(list)
-    for entry in keymap.entries(shapes):
-        entries[entry.rule.ours].append(entry)
+def _read_params(found: Examined, dtypes: Mapping[str, np.dtype], where: Mapping[str, Any]) -> dict[str, Any]:
+    shapes = found.family.shapes(found.config)
+    entries = _by_parameter(found)
+    room = max((stored.size for stored in found.tensors.values()), default=0)
     params = {}
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for path in sorted(shapes, key=lambda p: math.prod(shapes[p]), reverse=True):
-            mine = [(entry, names[entry.name]) for entry in entries[path]]
-            host = _aligned(shapes[path], dtype or _widest({stored.dtype for _, stored in mine}))
-            list(pool.map(_fill, itertools.repeat(host), *zip(*mine)))
-            params[path] = jax.block_until_ready(_place(host, where[path]))  # before the next one takes its room
+            sources = [(entry, found.tensors[entry.name]) for entry in entries[path]]
+            placed = place(sources, shapes[path], dtypes[path], where[path], pool, room)
+            params[path] = jax.block_until_ready(placed)  # before the next one takes its room
     return nested(params)
 
 
-def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """An empty array that the CPU's runtime takes over without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+def _by_parameter(found: Examined) -> dict[str, list[Entry]]:
+    entries = collections.defaultdict(list)
+    for entry in found.family.keymap(found.config).entries(found.family.shapes(found.config)):
+        entries[entry.rule.ours].append(entry)
+    return entries
 
 
-def _fill(host: np.ndarray, entry: Entry, stored: Stored) -> None:
-    entry.write(host, stored.read())
-
-
-def _place(host: np.ndarray, sharding: Any) -> jax.Array:
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+def _dtypes(found: Examined, dtype: np.dtype | None) -> dict[str, np.dtype]:
+    """Dotted path of each of our parameters -> its dtype once it is read."""
+    return {
+        ours: dtype or _widest({found.tensors[entry.name].dtype for entry in entries})
+        for ours, entries in _by_parameter(found).items()
+    }
 
 
 def _widest(dtypes: set[np.dtype]) -> np.dtype:

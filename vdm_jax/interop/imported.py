@@ -1,74 +1,83 @@
 """Published weights as a run: what `vdm import` leaves behind, and what `vdm export` makes of it or of a trained run.
 
-    RUN/imported.json      per component: class, `config.json` as it was, dtype of every tensor, where it came from
-        checkpoints/0/     params {component: nested dict} in the checkpoint format of every other run
-        constants/         of a component whose files hold constants: their values, which export writes again
+    RUN/imported.json      per component: class, `config.json` as it was, digest and dtype of every tensor, its source
+        weights/NAME/      a component's files as they were published
         published/         of a pipeline: `model_index.json` and the folders without weights (scheduler, tokenizer)
         code.json          the code version that imported it
 
-The weights are a checkpoint like that of a trained run, step 0 with `params` alone, so that what starts from a run
-(`restore_weights`) or shows one takes either; a component stands where a run has a network.  There is no `config.json`,
-as nothing was trained: that file belongs to the run that starts from these weights.
+Nothing is converted when weights are imported: their files are linked (copied where the file system cannot), and read
+tensor by tensor into the arrays of whoever opens them, each held against its digest.  So an import takes no room of its
+own, loses nothing, and notices when its files are changed.  There is no `config.json`, as nothing was trained: that
+file belongs to the run that starts from these weights.
 """
 
+import concurrent.futures
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop import component as components
-from vdm_jax.interop.component import Component
+from vdm_jax.interop.component import Component, Examined
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import whole_or_nothing
-from vdm_jax.interop.tensors import SUFFIX, TensorWriter, read_header, read_json
+from vdm_jax.interop.tensors import SUFFIX, Stored, read_json
 from vdm_jax.models.networks import BACKBONES
 from vdm_jax.sharding import LogicalRules
-from vdm_jax.training.checkpoint import CheckpointConfig, Checkpointer, StepMeta, restore_weights
+from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.run_config import run_config_from
 from vdm_jax.training.run_directory import code_version, read_config
 
-RECORD, INDEX, PUBLISHED, CHECKPOINTS = "imported.json", "model_index.json", "published", "checkpoints"
-CONSTANTS = "constants"
+RECORD, INDEX, PUBLISHED, WEIGHTS = "imported.json", "model_index.json", "published", "weights"
+CHECKPOINTS = "checkpoints"
 ALONE = "model"  # name of a component that came by itself
 
 
-def import_folder(folder: Path, run: Path, dtype: np.dtype | None = None) -> dict[str, Component]:
-    """Reads a component, or every component of a pipeline, and writes a run.
+def import_folder(folder: Path, run: Path, dtype: np.dtype | None = None) -> dict[str, Examined]:
+    """Makes a run of a component, or of every component of a pipeline.
 
     Args:
       folder: with `config.json`, or with `model_index.json`.
       run: must not exist, or be empty.
-      dtype: see `component.read`.
+      dtype: that the weights have when they are opened; None keeps that of the files, which stay as they are.
 
     Returns:
-      The components by name.
+      What was found, by name.
 
     Raises:
-      ValueError: see `component.read`; the run exists; a class of the pipeline is not known here.
-      RunError: see `component.read`; the run cannot be written.
+      ValueError: see `component.examine`; the run exists; a class of the pipeline is not known here.
+      RunError: see `component.examine`; the run cannot be written.
     """
     parts, rest = _parts(folder)
+    found = {name: components.examine(path) for name, path in parts.items()}
     with whole_or_nothing(run) as partial:
-        read = {name: components.read(path, dtype=dtype) for name, path in parts.items()}
-        record = {name: _record(read[name], path, dtype) for name, path in parts.items()}
-        with Checkpointer(partial / CHECKPOINTS, CheckpointConfig()) as checkpointer:
-            params = {name: found.params for name, found in read.items()}
-            checkpointer.save(0, {"params": params}, StepMeta({}, {}, {}, code_version()))
-        for name, found in read.items():
-            _keep_constants(found, partial / CONSTANTS, name)
+        for name, path in parts.items():
+            _take_over(found[name], path, partial / WEIGHTS / name)
         for path in rest:
             _copy(path, partial / PUBLISHED / path.name)
+        record = {name: _record(found[name], parts[name], dtype) for name in parts}
         (partial / "code.json").write_text(json.dumps([code_version()], indent=1))
         (partial / RECORD).write_text(json.dumps({"components": record}, indent=1))
-    return read
+    return found
+
+
+def _take_over(found: Examined, folder: Path, to: Path) -> None:
+    """The files of a component under another name."""
+    to.mkdir(parents=True)
+    shutil.copyfile(folder / "config.json", to / "config.json")
+    for file in {*folder.glob(f"*{SUFFIX}.index.json"), *(stored.file for stored in found.files.values())}:
+        try:
+            os.link(file.resolve(), to / file.name)
+        except OSError:  # another file system, one without links, or a file of somebody else
+            shutil.copyfile(file, to / file.name)
 
 
 def is_imported(run: Path) -> bool:
@@ -77,7 +86,12 @@ def is_imported(run: Path) -> bool:
 
 
 def records_of(run: Path) -> dict[str, dict[str, Any]]:
-    """What is known of each component without its weights: `class`, `config`, `dtype`, `tensors`, `source`.
+    """What is known of each component without its weights.
+
+    Returns:
+      Name -> `class`; `config`, its `config.json`; `dtype` of the weights when they are opened, None for that of the
+      files; `tensors`, name -> dtype in the files; `digests`, name -> SHA-256; `left_out`, names of those that nothing
+      uses; `source`.
 
     Raises:
       ValueError: no imported run.
@@ -89,29 +103,66 @@ def records_of(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def open_imported(
-    run: Path, only: str | None = None, mesh: Mesh | None = None, rules: LogicalRules | None = None
+    run: Path,
+    only: str | None = None,
+    mesh: Mesh | None = None,
+    rules: LogicalRules | None = None,
+    dtype: np.dtype | None = None,
 ) -> dict[str, Component]:
     """The components of an imported run.
 
     Args:
       run: its directory.
       only: the name of one; None is all.
-      mesh, rules: where the weights go, see `component.read`.
+      mesh, rules: where the weights go, see `component.load`.
+      dtype: of the weights; None is that of the import.
 
     Raises:
       ValueError: no such component, or no imported run.
-      RunError: the record or the checkpoint is damaged.
+      RunError: the record or a file is damaged.
     """
     records = records_of(run)
     if only is not None and only not in records:
         raise ValueError(f"component: {did_you_mean(only, records)}")
-    bare = {name: _unrecorded(record) for name, record in records.items() if only in (None, name)}
-    abstract = {name: _abstract(found, records[name], mesh, rules) for name, found in bare.items()}
-    state = restore_weights((run / CHECKPOINTS).absolute(), abstract=abstract).state
     return {
-        name: dataclasses.replace(found, params=state[name], constants=_constants(run / CONSTANTS, name))
-        for name, found in bare.items()
+        name: components.load(_examined(run, name, record), mesh=mesh, rules=rules, dtype=dtype or _dtype(record))
+        for name, record in records.items()
+        if only in (None, name)
     }
+
+
+def damage_of(run: Path) -> dict[str, str | None]:
+    """Name of each component -> what is wrong with its files, all of which are read, or None.
+
+    Raises:
+      ValueError: no imported run.
+      RunError: the record is damaged.
+    """
+    found: dict[str, str | None] = {}
+    for name, record in records_of(run).items():
+        found[name] = None
+        try:
+            for stored in _examined(run, name, record).files.values():
+                stored.read()
+        except (RunError, ValueError) as error:
+            found[name] = str(error)
+    return found
+
+
+def _examined(run: Path, name: str, record: Mapping[str, Any]) -> Examined:
+    """Raises RunError unless the files of a component are those that were imported, as far as their headers say."""
+    folder = run / WEIGHTS / name
+    try:
+        found = components.examine(folder, family=FAMILIES[record["class"]], digests=record["digests"])
+    except ValueError as error:
+        raise RunError(f"{folder}: is not what was imported: {error}") from None
+    if dict(found.published) != record["config"]:
+        raise RunError(f"{folder}/config.json: is not what was imported")
+    return found
+
+
+def _dtype(record: Mapping[str, Any]) -> np.dtype | None:
+    return None if record["dtype"] is None else components.number_type(record["dtype"])
 
 
 def trained_component(run: Path, which: str | None = None) -> Component:
@@ -154,14 +205,16 @@ def export_run(run: Path, out: Path, which: str | None = None, dtype: np.dtype |
         return {ALONE: found}
     if which not in (None, "params"):
         raise ValueError(f"weights: {which!r} is not there; {run} was imported, not trained, and has params alone")
-    parts = open_imported(run)
     if not (run / PUBLISHED).is_dir():
-        (alone,) = parts.values()
+        (alone,) = open_imported(run).values()
         components.write(alone, out, dtype=dtype)
-        return parts
+        return {ALONE: alone}
+    parts = {}
     with whole_or_nothing(out) as partial:
-        for name, part in parts.items():
+        for name in records_of(run):
+            (part,) = open_imported(run, name).values()
             components.write(part, partial / name, dtype=dtype)
+            parts[name] = dataclasses.replace(part, params={})  # one component at a time has its weights in memory
         for path in (run / PUBLISHED).iterdir():
             _copy(path, partial / path.name)
     return parts
@@ -182,48 +235,18 @@ def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     return weighted, [folder / INDEX, *(folder / name for name in named if name not in weighted)]
 
 
-def _record(found: Component, path: Path, dtype: np.dtype | None) -> dict[str, Any]:
+def _record(found: Examined, path: Path, dtype: np.dtype | None) -> dict[str, Any]:
+    with concurrent.futures.ThreadPoolExecutor(components.THREADS) as pool:
+        digests = dict(zip(found.files, pool.map(Stored.digested, found.files.values()), strict=True))
     return {
         "class": found.family.published,
         "config": dict(found.published),
         "dtype": None if dtype is None else dtype.name,
         "tensors": {name: kind.name for name, kind in found.stored.items()},
+        "digests": digests,
         "left_out": list(found.left_out),
         "source": str(path),
     }
-
-
-def _unrecorded(record: Mapping[str, Any]) -> Component:
-    """A component without its weights."""
-    family = FAMILIES[record["class"]]
-    stored = {name: components.number_type(kind) for name, kind in record["tensors"].items()}
-    config = family.config(record["config"])
-    return Component(family, config, {}, record["config"], stored, tuple(record["left_out"]))
-
-
-def _abstract(found: Component, record: Mapping[str, Any], mesh: Mesh | None, rules: LogicalRules | None) -> dict:
-    dtype = None if record["dtype"] is None else components.number_type(record["dtype"])
-    dtypes = components.params_dtypes(found.family, found.config, found.stored, dtype)
-    where = components.shardings(found.family, found.config, mesh, rules)
-    shapes = found.family.shapes(found.config)
-    return components.nested(
-        {path: jax.ShapeDtypeStruct(shape, dtypes[path], sharding=where[path]) for path, shape in shapes.items()}
-    )
-
-
-def _keep_constants(found: Component, folder: Path, name: str) -> None:
-    if not found.constants:
-        return
-    folder.mkdir(exist_ok=True)
-    writer = TensorWriter(folder, name, {key: (value.shape, value.dtype) for key, value in found.constants.items()})
-    for key, value in found.constants.items():
-        writer.put(key, value)
-    writer.close()
-
-
-def _constants(folder: Path, name: str) -> dict[str, np.ndarray]:
-    file = folder / f"{name}{SUFFIX}"
-    return {key: stored.read() for key, stored in read_header(file).items()} if file.is_file() else {}
 
 
 def _family_of_network(model: Any, run: Path) -> Family:

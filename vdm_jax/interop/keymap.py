@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 Shape = tuple[int, ...]
+Slices = tuple[slice | int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +134,39 @@ class Entry:
         """Its shape, given that of our parameter."""
         return self.read(np.broadcast_to(np.zeros((), np.bool_), shape)).shape
 
-    def write(self, param: np.ndarray, tensor: np.ndarray) -> None:
-        """The inverse of `read`, into our parameter."""
-        where = self.rule.where(self.layer)
-        param[where] = self.rule.layout.to_ours(tensor, param[where].shape)
+    def cut(self, shape: Shape, piece: Slices) -> tuple[Slices, Slices] | None:
+        """Which of this tensor's values belong to a piece of our parameter, as a device of a mesh has one.
+
+        Args:
+          shape: of our whole parameter.
+          piece: what of it is wanted, a slice for each dim.
+
+        Returns:
+          Where in the piece they go, and which they are of `values`; None if none of them does.
+        """
+        fixed = self._fixed()
+        there, these = [], []
+        for dim, (size, cut) in enumerate(zip(shape, piece, strict=True)):
+            start, stop, _ = cut.indices(size)
+            if dim not in fixed:
+                there.append(slice(None))
+                these.append(slice(start, stop))
+            elif start <= fixed[dim] < stop:
+                there.append(fixed[dim] - start)
+            else:
+                return None
+        return tuple(there), tuple(these)
+
+    def values(self, tensor: np.ndarray, shape: Shape) -> np.ndarray:
+        """The tensor as it is laid out here, without the dims in which it is one of several; `shape` as in `cut`."""
+        return self.rule.layout.to_ours(tensor, tuple(n for dim, n in enumerate(shape) if dim not in self._fixed()))
+
+    def _fixed(self) -> dict[int, int]:
+        """Dim of our parameter -> the one place in it that this tensor has."""
+        fixed = {} if self.layer is None else {0: self.layer}
+        if self.rule.part is not None:
+            fixed[self.rule.part[0] + len(fixed)] = self.rule.part[1]
+        return fixed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ only the tensor that is asked for; writing takes tensors in any order, each to i
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -37,23 +38,34 @@ _MAX_HEADER = 100 * 10**6  # bytes; the format's own limit
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: `size` bytes at `start`."""
+    """A tensor in a file: `size` bytes at `start`, which must have this `digest` (SHA-256 in hex) if there is one."""
 
     file: Path
     dtype: np.dtype
     shape: Shape
     start: int
+    digest: str | None = None
 
     @property
     def size(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Its values.  Raises RunError if the file has changed since it was opened."""
+        """Its values.  Raises RunError if the file has changed since it was opened, or the digest is another."""
         values = np.fromfile(self.file, self.dtype, math.prod(self.shape), offset=self.start)
         if values.size != math.prod(self.shape):
             raise RunError(f"{self.file}: ends within a tensor")
+        if self.digest is not None and _sha256(values) != self.digest:
+            raise RunError(f"{self.file}: {self.shape} at byte {self.start} is not what was imported")
         return values.reshape(self.shape)
+
+    def digested(self) -> str:
+        """The digest of its values as they are now, see `read`."""
+        return _sha256(self.read())
+
+
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(values.reshape(-1).view(np.uint8)).hexdigest()
 
 
 def tensors_of(folder: Path) -> dict[str, Stored]:
