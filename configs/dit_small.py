@@ -1,6 +1,6 @@
 """DiT-small: text-to-video in pixel space, for one accelerator or an afternoon of many CPU cores.
 
-model     37 M parameters: 8 full-attention blocks of width 512, and a text encoder of 5 M
+model     36 M parameters: 8 full-attention blocks of width 512, and a text encoder of 5 M
 clip      16 frames of 64x64, patch 2x4x4: 2,048 tokens
 hardware  one GPU or TPU core with 40 GB, bfloat16
 expected  step time, MFU and loss not measured yet; peak memory: `./tools/bench_step --only memory`

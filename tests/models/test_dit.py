@@ -19,7 +19,8 @@ VARIANTS = {
     "no_positions": {"rope": False, "qk_norm": "none"},
     "learned": {"attention": "factorised", "rope": False, "positions": "learned", "grid": (T, 2, 2)},
     "sincos": {"rope": False, "positions": "sincos", "qk_norm": "all"},
-    "swiglu": {"attention": "factorised", "mlp": "swiglu", "causal": True},
+    "apart": {"attention": "factorised", "rope": False, "positions": "apart", "grid": (T, 4, 4)},
+    "swiglu": {"attention": "factorised", "mlp": "swiglu", "causal": True, "text_projection": "mlp"},
 }
 
 
@@ -228,11 +229,12 @@ def dot_flops(jaxpr, times_run=1):
     return total
 
 
-@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+@pytest.mark.parametrize(("mlp", "text_projection"), [("gelu", "linear"), ("swiglu", "mlp")])
 @pytest.mark.parametrize("adaln", ["single", "per_block"])
 @pytest.mark.parametrize("form", FORMS)
-def test_forward_flops_are_those_of_the_program(form, adaln, mlp):
-    model = make(dim=32, depth=3, attention=form, adaln=adaln, mlp=mlp, text_dim=24, kernel="reference")
+def test_forward_flops_are_those_of_the_program(form, adaln, mlp, text_projection):
+    text = {"text_dim": 24, "text_projection": text_projection}
+    model = make(dim=32, depth=3, attention=form, adaln=adaln, mlp=mlp, kernel="reference", **text)
     cond = {"tokens": jnp.zeros((1, 4, 24))}
     x = jnp.zeros((1, 4, 32, 32, 3))
     program = jax.make_jaxpr(lambda x: model(x, jnp.zeros(1), cond))(x)

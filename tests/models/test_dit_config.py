@@ -22,6 +22,8 @@ from vdm_jax.models.dit import DiTConfig
         ({"patch": (1, 0, 2)}, r"patch: \(1, 0, 2\) must be 1 or more"),
         ({"pooled_text": True}, "pooled_text: True needs text_dim"),
         ({"positions": "learned"}, r"grid: \(0, 0, 0\) must be the clip's size in tokens"),
+        ({"positions": "apart", "grid": (1, 2, 2)}, "positions: 'apart' needs attention='factorised'"),
+        ({"text_projection": "mpl"}, "text_projection: unknown 'mpl'; did you mean 'mlp'"),
     ],
 )
 def test_a_wrong_field_is_named(fields, message):

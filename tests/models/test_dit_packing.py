@@ -13,6 +13,7 @@ VARIANTS = {
     "factorised": ({"attention": "factorised", "patch": (2, 2, 2)}, (4, 2, 2)),
     "learned": ({"attention": "factorised", "rope": False, "positions": "learned", "grid": (7, 2, 2)}, (4, 2, 1)),
     "sincos": ({"rope": False, "positions": "sincos"}, (4, 2, 1)),
+    "apart": ({"attention": "factorised", "rope": False, "positions": "apart", "grid": (7, 4, 4)}, (4, 2, 1)),
 }
 
 

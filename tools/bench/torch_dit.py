@@ -113,6 +113,7 @@ class TorchDiT(nn.Module):
         super().__init__()
         assert (cfg.attention, cfg.causal, cfg.rope, cfg.reads) == ("full", False, True, {"tokens"}), cfg
         assert cfg.positions in ("none", "learned"), cfg
+        assert cfg.text_projection == "linear", cfg
         d, pixels = cfg.dim, cfg.patch[0] * cfg.patch[1] * cfg.patch[2] * cfg.channels
         self.cfg, self.grid = cfg, grid
         self.patch_in = nn.Linear(pixels, d)
@@ -125,7 +126,8 @@ class TorchDiT(nn.Module):
             self.frame_table = nn.Parameter(torch.zeros(cfg.grid[0], 1, d))
             self.patch_table = nn.Parameter(torch.zeros(*cfg.grid[1:], d))
         self.units = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
-        self.final_modulation = nn.Linear(d, 2 * d)
+        single = cfg.adaln == "single"
+        self.final_modulation = nn.Parameter(torch.zeros(2, d)) if single else nn.Linear(d, 2 * d)
         self.patch_out = nn.Linear(d, pixels)
         table = torch.from_numpy(rotary_table(grid, cfg.head_dim))
         self.register_buffer("cos", table[:, 0].contiguous(), persistent=False)
@@ -136,7 +138,8 @@ class TorchDiT(nn.Module):
         b, d = x.shape[0], self.cfg.dim
         (gt, gh, gw), (pt, ph, pw) = self.grid, self.cfg.patch
         text = self.text_in(tokens)
-        time = self._time(t, text, mask)
+        e = self._time(t, text, mask)
+        time = F.silu(e)
         shared = self.modulation(time).view(b, gt, 6, d) if self.modulation is not None else None
         attended = None if mask is None else mask[:, None, None, :]
         patches = x.view(b, gt, pt, gh, ph, gw, pw, -1).permute(0, 1, 3, 5, 2, 4, 6, 7)
@@ -145,7 +148,11 @@ class TorchDiT(nn.Module):
             h = h + (self.frame_table[:gt] + self.patch_table[:gh, :gw].reshape(1, gh * gw, d))
         for unit in self.units:
             h = unit(h, time, shared, text, attended, (self.cos, self.sin))
-        shift, scale = self.final_modulation(time).view(b, gt, 2, d).split(1, dim=2)
+        if shared is not None:
+            rows = self.final_modulation + e[:, :, None]
+        else:
+            rows = self.final_modulation(time).view(b, gt, 2, d)
+        shift, scale = rows.split(1, dim=2)
         patches = self.patch_out(torch.addcmul(shift, F.layer_norm(h, (d,), eps=1e-6), 1 + scale))
         pixels = patches.view(b, gt, gh, gw, pt, ph, pw, -1).permute(0, 1, 4, 2, 5, 3, 6, 7)
         return pixels.reshape(x.shape)
@@ -158,7 +165,7 @@ class TorchDiT(nn.Module):
             kept = torch.ones(text.shape[:2]) if mask is None else mask.float()
             mean = (text * kept[..., None]).sum(1) / kept.sum(1, keepdim=True).clamp(min=1)
             e = e + self.text_pool(F.silu(mean))[:, None]
-        return F.silu(e)
+        return e
 
 
 class TextBlock(nn.Module):

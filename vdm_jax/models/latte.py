@@ -16,10 +16,10 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from vdm_jax.models.dit.blocks import Block, Context
+from vdm_jax.models.dit.blocks import Context, Unit
 from vdm_jax.models.dit.config import DiTConfig
 from vdm_jax.models.dit.layout import TokenLayout
-from vdm_jax.nn.embeddings import ScalarEmbedding, sincos_table_at
+from vdm_jax.nn.embeddings import ScalarEmbedding, frame_table, time_table
 from vdm_jax.nn.linear import Linear, param
 from vdm_jax.nn.norms import layer_norm, modulate
 from vdm_jax.nn.projection import TextProjection
@@ -81,8 +81,8 @@ class LatteConfig:
         """What its blocks are, and how many FLOPs they take."""
         return DiTConfig(
             channels=self.channels, patch=(1, self.patch, self.patch), dim=self.dim, depth=self.depth,
-            heads=self.heads, attention="factorised", rope=False, qk_norm="none", text_dim=self.dim, cross_norm=False,
-            kernel=self.kernel, partition=self.partition, remat=self.remat,
+            heads=self.heads, attention="factorised", rope=False, qk_norm="none", text_dim=self.text_dim,
+            text_projection="mlp", cross_norm=False, kernel=self.kernel, partition=self.partition, remat=self.remat,
         )  # fmt: skip
 
     @property
@@ -131,30 +131,15 @@ class LatteConfig:
     def forward_flops(self, frames: int, height: int, width: int, text_length: int = 0) -> float:
         """Multiply-adds times two of one clip's forward pass: matrix products and attention, nothing else.
 
-        That of the blocks, see `DiTConfig.forward_flops`, where the text projection is two layers, nothing projects the
-        time for the output, and the output may hold the variance.
+        That of the trunk, see `DiTConfig.forward_flops`, where the output may hold the variance.
         """
         t, h, w = self.token_grid(frames, height, width)
-        ends = 2 * text_length * self.text_dim * self.dim - 4 * t * self.dim**2
-        ends += 2 * t * h * w * self.dim * self.patch**2 * (self.out_channels - self.channels)
-        return self.trunk.forward_flops(frames, height, width, text_length) + ends
+        variance = 2 * t * h * w * self.dim * self.patch**2 * (self.out_channels - self.channels)
+        return self.trunk.forward_flops(frames, height, width, text_length) + variance
 
     def attention_flops(self, frames: int, height: int, width: int, text_length: int = 0) -> float:
         """The part of `forward_flops` that is scores and values."""
         return self.trunk.attention_flops(frames, height, width, text_length)
-
-
-class Unit(nnx.Module):
-    """What is stacked: a space block and a time block."""
-
-    def __init__(self, cfg: LatteConfig, *, rngs: nnx.Rngs):
-        self.spatial = Block(cfg.trunk, "space", rngs=rngs)
-        self.temporal = Block(cfg.trunk, "time", rngs=rngs)
-
-    def __call__(self, x: Array, places: Array, ctx: Context) -> Array:
-        """`places [T, 1, D]` is added between the two."""
-        tubes = ctx.layout.to_time(self.spatial(x, ctx)) + places
-        return ctx.layout.to_space(self.temporal(tubes, ctx))
 
 
 class Latte(nnx.Module):
@@ -172,7 +157,7 @@ class Latte(nnx.Module):
         self.time = ScalarEmbedding(d, rngs=rngs)
         self.text_in = TextProjection(cfg.text_dim, d, rngs=rngs)
         self.modulation = Linear(d, (6, d), axes=("condition", None, "embed_out"), init=_ZEROS, rngs=rngs)
-        self.units = stack(lambda r: Unit(cfg, rngs=r), cfg.depth, rngs)
+        self.units = stack(lambda r: Unit(cfg.trunk, rngs=r), cfg.depth, rngs)
         self.final_modulation = param(rngs, jax.nn.initializers.normal(d**-0.5), (2, d), (None, "embed"))
         self.patch_out = Linear(d, cfg.patch**2 * cfg.out_channels, axes=("embed", "patch"), init=_ZEROS, rngs=rngs)
 
@@ -222,24 +207,17 @@ class Latte(nnx.Module):
         h = self.patch_in(patches) + layout.pad(jnp.broadcast_to(in_frame, (frames, *in_frame.shape)))
 
         def unit(block: Unit, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            h, places = carry  # of the first unit; there are none for those behind it
-            return layout.hold(block(h, places, ctx)), jnp.zeros_like(places)
+            h, in_time = carry  # of the first unit; there is none for those behind it
+            return layout.hold(block(h, ctx, in_time)), jnp.zeros_like(in_time)
 
-        h, _ = run_stack(self.units, (layout.hold(h), jnp.asarray(self._in_time(frames), x.dtype)), unit, cfg.remat)
+        in_time = jnp.asarray(time_table(frames, cfg.dim), x.dtype)
+        h, _ = run_stack(self.units, (layout.hold(h), in_time), unit, cfg.remat)
         rows = layout.rows(self.final_modulation[...].astype(x.dtype) + e[:, :, None], h)
         shift, scale = jnp.split(rows, 2, axis=2)  # [B, T, 1, D]
         patches = layout.leave(self.patch_out(modulate(layer_norm(h), shift, scale)))
         return rearrange(patches, _PIXELS, h=grid[1], w=grid[2], ph=cfg.patch, pw=cfg.patch)
 
     def _in_frame(self, grid: tuple[int, int, int]) -> np.ndarray:
-        """`[S, D]`: where a token is across, then up, on a grid of `sample_size` stretched over the frame."""
-        _, h, w = grid
-        full = self.config.sample_size // self.config.patch
-        stretch = max(self.config.sample_size // 64, 1)
-        places = [np.arange(n) * (full / n / stretch) for n in (w, h)]
-        return sincos_table_at(places, (self.config.dim // 2,) * 2).swapaxes(0, 1).reshape(h * w, -1)
-
-    def _in_time(self, frames: int) -> np.ndarray:
-        """`[T, 1, D]`; a picture by itself has no place in time."""
-        table = sincos_table_at([np.arange(frames)], [self.config.dim])
-        return table[:, None] * (frames > 1)
+        """`[S, D]`: places on a grid of `sample_size`, at most 64 pixels of a latent, stretched over the frame."""
+        full = self.config.sample_size // self.config.patch / max(self.config.sample_size // 64, 1)
+        return frame_table(grid[1:], (full, full), self.config.dim)

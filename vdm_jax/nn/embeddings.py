@@ -70,6 +70,21 @@ def sincos_table(sizes: tuple[int, ...], dim: int) -> np.ndarray:
     return np.pad(table, [*[(0, 0)] * len(sizes), (0, dim - table.shape[-1])])
 
 
+def frame_table(sizes: tuple[int, int], span: tuple[int, int], dim: int) -> np.ndarray:
+    """Places in a frame of `sizes` (height, width) on a grid of `span` stretched over it (Latte 2401.03048).
+
+    Returns:
+      `[height * width, dim]` float32: half of the channels say where a token is across, half where up.
+    """
+    up, across = (np.arange(size) * (full / size) for size, full in zip(sizes, span))
+    return sincos_table_at([across, up], (dim // 2,) * 2).swapaxes(0, 1).reshape(sizes[0] * sizes[1], dim)
+
+
+def time_table(frames: int, dim: int) -> np.ndarray:
+    """Places in time, `[frames, 1, dim]` float32; a picture by itself has none (Latte 2401.03048)."""
+    return sincos_table_at([np.arange(frames)], [dim])[:, None] * np.float32(frames > 1)
+
+
 def sincos_table_at(positions: Sequence[np.ndarray], dims: Sequence[int]) -> np.ndarray:
     """Sinusoids of a grid whose points need not be whole numbers.
 

@@ -119,11 +119,13 @@ class Unit(nnx.Module):
         self.spatial = None if full else Block(cfg, "space", rngs=rngs)
         self.temporal = None if full else Block(cfg, "time", rngs=rngs)
 
-    def __call__(self, x: Array, ctx: Context) -> Array:
+    def __call__(self, x: Array, ctx: Context, in_time: Array | None = None) -> Array:
+        """`in_time [T, 1, D]` or `[B, T, 1, D]` is added to the tokens before they are looked at in time."""
         if self.block is not None:
             return self.block(x, ctx)
-        tubes = self.temporal(ctx.layout.to_time(self.spatial(x, ctx)), ctx)
-        return ctx.layout.to_space(tubes)
+        tubes = ctx.layout.to_time(self.spatial(x, ctx))
+        tubes = tubes if in_time is None else tubes + in_time
+        return ctx.layout.to_space(self.temporal(tubes, ctx))
 
 
 def _apart(segments: Array | None, patches: int, axis: int) -> dict[str, Array]:

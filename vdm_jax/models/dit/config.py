@@ -12,7 +12,8 @@ from vdm_jax.nn.stack import check_remat
 _CHOICES = {
     "attention": ("full", "factorised"),
     "adaln": ("single", "per_block"),
-    "positions": ("none", "learned", "sincos"),
+    "positions": ("none", "learned", "sincos", "apart"),
+    "text_projection": ("linear", "mlp"),
     "qk_norm": ("none", "head", "all"),
 }
 
@@ -30,13 +31,16 @@ class DiTConfig:
       mlp: `gelu`, `relu2`, `silu`, `swiglu` or `geglu`.
       attention: `full` over all tokens of the clip, or `factorised` into space and time.
       causal: a frame sees itself and earlier frames only.
-      adaln: `single` (one projection of the time for all blocks plus a table in each, PixArt 2310.00426) or
-        `per_block` (a projection in each block).
+      adaln: `single` (one projection of the time for all blocks plus a table in each and one for the output, PixArt
+        2310.00426) or `per_block` (a projection in each block and one for the output).
       rope: rotary positions over (t, h, w).
-      positions: table added to the tokens: `none`, `learned` or `sincos`.
-      grid: (frames, height, width) of the largest clip in tokens, for the `learned` table.
+      positions: table added to the tokens: `none`, `learned`, `sincos` of (t, h, w), or `apart`, sincos in the frame at
+        the entrance and in time before the first temporal block (Latte).
+      grid: (frames, height, width) of the largest clip in tokens, for the `learned` table; `apart` stretches its
+        height and width over every frame.
       qk_norm: RMS norm of queries and keys per `head`, over `all` heads, or `none`.
       text_dim: width of the text features; 0 is a model without text.
+      text_projection: of these features, one `linear` layer or an `mlp` of two (PixArt).
       cross_norm: layer norm of the tokens before they read the text.
       pooled_text: add the mean text feature to the time embedding, so that adaLN hears the prompt too.
       classes: number of labels of `vector["label"]`; 0 is none.
@@ -66,6 +70,7 @@ class DiTConfig:
     grid: tuple[int, int, int] = (0, 0, 0)
     qk_norm: str = "head"
     text_dim: int = 0
+    text_projection: str = "linear"
     cross_norm: bool = True
     pooled_text: bool = False
     classes: int = 0
@@ -93,8 +98,10 @@ class DiTConfig:
             raise ValueError(f"heads: {self.heads} must divide dim={self.dim} into an even number of channels")
         if self.pooled_text and not self.text_dim:
             raise ValueError("pooled_text: True needs text_dim > 0")
-        if self.positions == "learned" and min(self.grid) < 1:
-            raise ValueError(f"grid: {self.grid} must be the clip's size in tokens when positions='learned'")
+        if self.positions in ("learned", "apart") and min(self.grid) < 1:
+            raise ValueError(f"grid: {self.grid} must be the clip's size in tokens when positions={self.positions!r}")
+        if self.positions == "apart" and (self.attention != "factorised" or self.dim % 4):
+            raise ValueError("positions: 'apart' needs attention='factorised' and a dim that is a multiple of 4")
 
     @property
     def head_dim(self) -> int:
@@ -148,8 +155,9 @@ class DiTConfig:
 
             a unit         QKV and output 8 N D^2, MLP 4 N D M (6 N D M if gated), the cross-attention's projections
                            4 (N + L) D^2; twice the first two for the factorised form; `attention_flops`
-            adaLN          12 T D^2 (for each block, if each has its own)
-            the ends       2 N D (patch in + patch out), 2 L E D, 4 T D^2, 2 (256 D + D^2) for each embedded number
+            adaLN          12 T D^2 (for each block, if each has its own; then also 4 T D^2 for the output)
+            the ends       2 N D (patch in + patch out), 2 L E D (and 2 L D^2 through two layers), 2 (256 D + D^2) for
+                           each embedded number
 
         A training step without recomputation is three forwards.
         """
@@ -158,9 +166,10 @@ class DiTConfig:
         blocks = 1 if self.attention == "full" else 2  # of a unit
         unit = blocks * tokens * (8 * d * d + (6 if self.mlp in GATED else 4) * d * self.hidden)
         unit += 4 * (tokens + text_length) * d * d if self.text_dim else 0
-        modulation = 12 * t * d * d * (self.depth * blocks if self.adaln == "per_block" else 1)
-        ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels) + 4 * t * d * d
-        ends += 2 * text_length * self.text_dim * d + (2 * d * d if self.pooled_text else 0)
+        modulation = t * d * d * (12 * self.depth * blocks + 4 if self.adaln == "per_block" else 12)
+        ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels)
+        ends += 2 * text_length * d * (self.text_dim + (d if self.text_dim and self.text_projection == "mlp" else 0))
+        ends += 2 * d * d if self.pooled_text else 0
         ends += 2 * (frames + len(self.scalars)) * (256 * d + d * d)
         attention = self.attention_flops(frames, height, width, text_length)
         return self.depth * unit + modulation + ends + attention

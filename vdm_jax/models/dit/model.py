@@ -18,9 +18,10 @@ from vdm_jax.diffusion.packing import by_frame, places
 from vdm_jax.models.dit.blocks import Context, Unit
 from vdm_jax.models.dit.config import DiTConfig
 from vdm_jax.models.dit.layout import TokenLayout
-from vdm_jax.nn.embeddings import LabelEmbedding, ScalarEmbedding, sincos_table
+from vdm_jax.nn.embeddings import LabelEmbedding, ScalarEmbedding, frame_table, sincos_table, time_table
 from vdm_jax.nn.linear import Linear, param
 from vdm_jax.nn.norms import layer_norm, modulate
+from vdm_jax.nn.projection import TextProjection
 from vdm_jax.nn.rotary import rotary_table
 from vdm_jax.nn.stack import run_stack, stack
 from vdm_jax.sharding.rules import constrain
@@ -49,16 +50,18 @@ class DiT(nnx.Module):
         self.time = ScalarEmbedding(d, rngs=rngs)
         self.label = LabelEmbedding(cfg.classes, d, rngs=rngs) if cfg.classes else None
         self.scalars = nnx.Dict({n: ScalarEmbedding(d, nullable=True, rngs=rngs) for n in cfg.scalars})
-        self.text_in = Linear(cfg.text_dim, d, axes=("text", "embed"), rngs=rngs) if cfg.text_dim else None
+        self.text_in = _text_in(cfg, rngs)
         self.text_pool = Linear(d, d, axes=("condition", "embed_out"), rngs=rngs) if cfg.pooled_text else None
         if cfg.positions == "learned":
             t, h, w = cfg.grid
             self.frame_table = param(rngs, _NORMAL, (t, 1, d), ("frames", None, "embed"))
             self.patch_table = param(rngs, _NORMAL, (h, w, d), ("height", "width", "embed"))
+        self.units = stack(lambda r: Unit(cfg, rngs=r), cfg.depth, rngs)
         if cfg.adaln == "single":
             self.modulation = Linear(d, (6, d), axes=("condition", None, "embed_out"), init=_ZEROS, rngs=rngs)
-        self.units = stack(lambda r: Unit(cfg, rngs=r), cfg.depth, rngs)
-        self.final_modulation = Linear(d, (2, d), axes=("condition", None, "embed_out"), init=_ZEROS, rngs=rngs)
+            self.final_modulation = param(rngs, _ZEROS, (2, d), (None, "embed"))
+        else:
+            self.final_modulation = Linear(d, (2, d), axes=("condition", None, "embed_out"), init=_ZEROS, rngs=rngs)
         self.patch_out = Linear(d, pixels * cfg.channels, axes=("embed", "patch"), init=_ZEROS, rngs=rngs)
 
     @property
@@ -92,9 +95,10 @@ class DiT(nnx.Module):
         e = self._embed_time(as_time(t, b, frames), segments, cond, text, text_mask, x.dtype)
         layout = TokenLayout.of(cfg.attention, cfg.partition, grid[0], grid[1] * grid[2], cfg.heads)
         tokens = self._tokens(x, cond, grid, place, layout)
+        time = jax.nn.silu(e)
         ctx = Context(
-            time=e,
-            modulation=self.modulation(e) if cfg.adaln == "single" else None,
+            time=time,
+            modulation=self.modulation(time) if cfg.adaln == "single" else None,
             text=text,
             text_mask=text_mask,
             rotary=self._rotary(grid, place, layout),
@@ -102,11 +106,15 @@ class DiT(nnx.Module):
             segments=segments,
         )
 
-        def unit(block: Unit, h: Array) -> Array:
-            return layout.hold(block(h, ctx))
+        def unit(block: Unit, carry: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+            h, in_time = carry  # of the first unit; there is none for those behind it
+            return layout.hold(block(h, ctx, in_time)), jax.tree.map(jnp.zeros_like, in_time)
 
-        tokens = run_stack(self.units, tokens, unit, cfg.remat)
-        rows = layout.rows(self.final_modulation(e), tokens)
+        in_time = self._in_time(grid, segments, place, x.dtype) if cfg.positions == "apart" else None
+        tokens, _ = run_stack(self.units, (tokens, in_time), unit, cfg.remat)
+        single = cfg.adaln == "single"
+        rows = self.final_modulation[...].astype(x.dtype) + e[:, :, None] if single else self.final_modulation(time)
+        rows = layout.rows(rows, tokens)
         shift, scale = jnp.split(rows, 2, axis=2)  # [B, T', 1, D]
         patches = layout.leave(self.patch_out(modulate(layer_norm(tokens), shift, scale)))
         sizes = dict(zip(("pt", "ph", "pw"), cfg.patch))
@@ -133,7 +141,18 @@ class DiT(nnx.Module):
             return _at(self.frame_table[...][:t], place) + patches
         if self.config.positions == "sincos":
             return _at(jnp.asarray(sincos_table(grid, self.config.dim)).reshape(t, h * w, -1), place)
+        if self.config.positions == "apart":
+            in_frame = jnp.asarray(frame_table((h, w), self.config.grid[1:], self.config.dim))
+            return jnp.broadcast_to(in_frame, (t, *in_frame.shape))
         return jnp.zeros(())
+
+    def _in_time(self, grid: tuple[int, int, int], segments: Array | None, place: Array | None, dtype) -> Array:
+        """`[T', 1, D]`, or `[B, T', 1, D]` for packed clips, of which those of one frame have no place in time."""
+        table = jnp.asarray(time_table(grid[0], self.config.dim), dtype)
+        if place is None:
+            return table
+        several = (segments[:, :, None] == segments[:, None]).sum(axis=2) > 1
+        return table[place] * several[..., None, None]
 
     def _rotary(self, grid, place: Array | None, layout: TokenLayout) -> dict[str, Array | None]:
         if not self.config.rope:
@@ -158,7 +177,7 @@ class DiT(nnx.Module):
         return self.text_in(cond["tokens"].astype(dtype)), cond.get("tokens_mask")
 
     def _embed_time(self, t, segments, cond, text, text_mask, dtype) -> Array:
-        """`silu(e) [B, T', D]`: time of each frame (mean over a patch's frames), vectors, pooled text."""
+        """`[B, T', D]`: time of each frame (mean over a patch's frames), vectors, pooled text."""
         e = self.time(t, dtype)
         e = e.reshape(e.shape[0], -1, self.config.patch[0], e.shape[-1]).mean(axis=2)
 
@@ -181,7 +200,15 @@ class DiT(nnx.Module):
             mean = (text * mask).sum(-2) / jnp.maximum(mask.sum(-2), 1)
             pooled = self.text_pool(jax.nn.silu(mean))
             e = e + (pooled if pooled.ndim == 3 else pooled[:, None])
-        return constrain(jax.nn.silu(e), "batch", None, None)
+        return constrain(e, "batch", None, None)
+
+
+def _text_in(cfg: DiTConfig, rngs: nnx.Rngs) -> nnx.Module | None:
+    if not cfg.text_dim:
+        return None
+    if cfg.text_projection == "mlp":
+        return TextProjection(cfg.text_dim, cfg.dim, rngs=rngs)
+    return Linear(cfg.text_dim, cfg.dim, axes=("text", "embed"), rngs=rngs)
 
 
 def _at(frames: Array, place: Array | None) -> Array:
