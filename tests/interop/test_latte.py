@@ -1,27 +1,9 @@
-"""The Latte transformer against that of diffusers."""
+"""What only the Latte transformer has."""
 
-import numpy as np
 import pytest
 
-from tests.interop.parity import check_case, check_published, published
-from vdm_jax.interop.cases.latte import CASES
+from tests.interop.parity import published
 from vdm_jax.interop.latte import LATTE
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_computes_what_the_published_class_computes(case):
-    pytest.importorskip("diffusers", reason="the published class is the oracle")
-    check_case(case)
-
-
-def test_the_published_config_is_mapped_whole():
-    pytest.importorskip("diffusers", reason="the published class is the oracle")
-    assert check_published(LATTE, "Latte-1") == 967
-
-
-def test_the_published_size():
-    shapes = LATTE.shapes(LATTE.config(published("Latte-1"))).values()
-    assert round(sum(np.prod(shape) for shape in shapes) / 1e6, 1) == 1057.2
 
 
 def test_options_of_the_authors_own_class_are_read():
