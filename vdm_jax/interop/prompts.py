@@ -21,12 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
 
 from vdm_jax.errors import RunError
 from vdm_jax.interop.tensors import SUFFIX, TensorWriter, read_header
 from vdm_jax.models import prompt_cleaning
 from vdm_jax.models.published_tokenizer import check_match
 from vdm_jax.models.tokenizer import Tokenizer
+from vdm_jax.sharding import LogicalRules, activation_sharding, replicated
 
 Encoded = dict[str, np.ndarray]
 _STEM = "prompt"
@@ -79,6 +81,7 @@ class PromptEncoder:
       digest: of the weights, see `encoder_digest`.
       dtype: of the computation and of what is kept.
       batch: prompts encoded at once; the last batch is filled up, so one program is compiled.
+      mesh: where the weights are; None is one device.
 
     Raises:
       ValueError: the tokenizer is that of another encoder.
@@ -93,6 +96,7 @@ class PromptEncoder:
         *,
         dtype: np.dtype = np.float32,
         batch: int = 16,
+        mesh: Mesh | None = None,
     ):
         check_match(tokenizer, network.config)
         if batch < 1:
@@ -105,7 +109,11 @@ class PromptEncoder:
         def run(params, text_ids, text_mask):
             return _read(nnx.merge(graph, params), text_ids, text_mask, reading, self._dtype)
 
-        self._run = jax.jit(run)
+        def on_mesh(*arguments):
+            with activation_sharding(mesh, LogicalRules()):
+                return run(*arguments)
+
+        self._run = jax.jit(run) if mesh is None else jax.jit(on_mesh, out_shardings=replicated(mesh))
 
     def encode(self, prompts: Sequence[str], folder: str | os.PathLike | None = None) -> Encoded:
         """Encodes prompts; each different one once.

@@ -95,6 +95,20 @@ class Plan:
         """x_T from standard normal noise."""
         return noise * np.float32(self.noise_scale / self.units[0])
 
+    def part(self, strength: float) -> "Plan":
+        """The last steps alone, a fraction `strength` of all: what published pipelines take for a clip to change.
+
+        Raises:
+          ValueError: a strength outside (0, 1], or one that leaves no step.
+        """
+        steps = len(self.told)
+        if not 0.0 < strength <= 1.0 or int(steps * strength) < 1:
+            raise ValueError(f"strength: {strength!r} must be at most 1 and leave a step of {steps} ({1 / steps:.3g})")
+        first = steps - int(steps * strength)
+        lands = None if self.lands is None else self.lands[first:]
+        rest = {"lands": lands, "unit": self.units[first:]}
+        return dataclasses.replace(self, levels=self.levels[first:], told=self.told[first:], **rest)
+
     @property
     def units(self) -> np.ndarray:
         """`unit` of each level."""

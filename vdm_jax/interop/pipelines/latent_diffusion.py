@@ -1,0 +1,108 @@
+"""What the pipelines share that are built on Stable Diffusion (2112.10752): CLIP's prompts, frames encoded one by one.
+
+    text     eps of UNet(x, t, text), guided
+    clip     starts from a draw of the clip's posterior, noised to where a fraction `strength` of the steps is left
+
+and the pipeline of single pictures itself.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm_jax.interop import imported
+from vdm_jax.interop.pipelines.pictures import fitted
+from vdm_jax.interop.pipelines.pipeline import Pipeline
+from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request
+from vdm_jax.interop.prompts import PLAIN
+from vdm_jax.interop.scheduler_plans import Plan
+
+_STREAM = 2**32 - 1  # of the draws of conditions; those of clips count from 0
+
+
+class LatentDiffusion(Pipeline):
+    """Text to clips whose frames are encoded one by one.
+
+    `Draws.condition` is `[1, T, h, w, c]`, the draw from the posterior of a clip to change.
+    """
+
+    parts = ("text_encoder", "unet", "vae")
+    denoisers = ("unet",)
+    takes = frozenset({"negative"})
+
+    @functools.cached_property
+    def said(self) -> Mapping[str, Any]:
+        """`config.json` of the UNet."""
+        return imported.records_of(self.opened.run)["unet"]["config"]
+
+    @property
+    def side(self) -> int:
+        """Height and width of a clip that nothing is said about."""
+        latents = self.said.get("sample_size") or 64
+        return latents * self.opened.part("vae").config.grid.side
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """What height and width must be multiples of."""
+        side = self.opened.part("vae").config.grid.side
+        return side, side
+
+    def complete(self, request: Request) -> Request:
+        """See `Pipeline.complete`."""
+        request = super().complete(request)
+        self.opened.part("unet").config.token_grid(request.frames, request.height, request.width)
+        return request
+
+    def plan(self, request: Request) -> Plan:
+        """See `Pipeline.plan`; `eta` is always told, which TCD takes for its gamma."""
+        plan = self.opened.scheduler.plan(request.steps, eta=request.options["eta"])
+        return plan if request.strength is None else plan.part(request.strength)
+
+    def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
+        """`(t, h, w, c)`."""
+        side, channels = self.opened.part("vae").config.grid.side, self.opened.part("vae").config.latent_channels
+        return request.frames, request.height // side, request.width // side, channels
+
+    def conditions(self, request: Request, draws: Draws) -> Conditions:
+        """What the text says, and the clip to change if there is one."""
+        text, negative, cut = self.prompts(request, PLAIN, None)
+        null = {"tokens": negative["tokens"]} if request.guides else None
+        start = None if request.video is None else self._posterior_draw(request, draws)
+        return Conditions({"tokens": text["tokens"]}, null, start=start, cut=cut)
+
+    def _posterior_draw(self, request: Request, draws: Draws) -> np.ndarray:
+        clip = fitted(request.video, request.height, request.width)[None]
+        scale = self.opened.part("vae").config.scale
+        noise = condition_noise(draws, request, (1, *self.latent_shape(request)))
+        return self.encode(clip, lambda posterior: scale.normalise(posterior.at(noise)))
+
+
+class StableDiffusion(LatentDiffusion):
+    """`StableDiffusionPipeline`: clips of one frame."""
+
+    @property
+    def defaults(self) -> Defaults:
+        """Of `StableDiffusionPipeline`."""
+        return Defaults(1, self.side, self.side, 50, 7.5, 1.0, options={"eta": 0.0})
+
+    def complete(self, request: Request) -> Request:
+        """See `Pipeline.complete`."""
+        if request.frames not in (None, 1):
+            raise ValueError(f"frames: {request.frames} asked for, but {self.opened.published} makes pictures (1)")
+        return super().complete(request)
+
+
+def condition_noise(draws: Draws, request: Request, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal noise of a condition: what was given, or drawn from the seed.
+
+    Raises:
+      ValueError: given noise of another shape.
+    """
+    if draws.condition is None:
+        return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(request.seed), _STREAM), shape))
+    if draws.condition.shape != shape:
+        raise ValueError(f"condition: noise of shape {draws.condition.shape}, expected {shape}")
+    return draws.condition
