@@ -48,6 +48,8 @@ CONDITION_KEYS: dict[str, str] = {
     "audio": "[B, T, F] features of each frame's sound; unconditional: zeros",
     "segments": "[B, T] int32, which of the clips that share the sequence a frame belongs to; has no unconditional",
 }
+# Those that have an entry for each frame of the clip.
+PER_FRAME_KEYS = frozenset({"concat", "known", "hint", "camera", "tracks", "audio", "segments"})
 
 
 @dataclasses.dataclass(frozen=True)

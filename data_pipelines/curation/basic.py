@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.curation.cutting import cut_clips
+from data_pipelines.shards.files import check_target, sha256
 from data_pipelines.shards.manifest import ClipSpec, Dropped, Manifest
 from data_pipelines.shards.schema import CODECS, ClipRecord, pack_pixels
-from data_pipelines.shards.writer import ShardWriter, check_target, open_writer, sha256
+from data_pipelines.shards.writer import ShardWriter, open_writer
 from vdm_jax import config as configs
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.media.video import VideoError, iter_frames, probe

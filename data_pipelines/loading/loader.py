@@ -14,7 +14,7 @@ Batches are decoded in a few read threads, with a few batches of read-ahead; Gra
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -22,9 +22,10 @@ import numpy as np
 
 from data_pipelines.loading.clips import Batch, BatchAssembler, CachedClips, TokenizerFn, check_bucket
 from data_pipelines.loading.order import bucket_picks, in_turn
+from data_pipelines.loading.stored import Stored, stored_in
 from data_pipelines.shards.reader import POLICIES, ClipSource
 from vdm_jax.errors import RunError, did_you_mean
-from vdm_jax.types import Bucket
+from vdm_jax.types import PER_FRAME_KEYS, Bucket
 
 ORDER_VERSION = 2  # raise it when the order of the clips changes: old states are then refused, not misread
 
@@ -34,13 +35,15 @@ class DataConfig:
     """The section `data` of a config.
 
     Attributes:
-      shards: directory of a shard set.
-      frames: frames per clip, at most what is stored.
-      height, width: pixels; what is stored, or both divided by the same whole number (means of the pixels).
+      shards: directory of a shard set, of pixels or of latents.
+      frames: frames per clip, at most what is stored; of latents, of the latent clip.
+      height, width: pixels; what is stored, or both divided by the same whole number (means of the pixels).  Of
+        latents, exactly what is stored, on the latent grid as the network sees it.
       buckets: all shapes of training batches, this one among them; empty is this one alone.
       shuffle: a new order each epoch; False reads in stored order.
-      random_start: take the frames from a random place in the stored clip instead of its start.
-      flip: mirror half of the clips; wrong for captions that say left or right, hence off.
+      random_start: take the frames from a random place in the stored clip instead of its start; not of latents, whose
+        first frame is unlike the others.
+      flip: mirror half of the clips; wrong for captions that say left or right, hence off, and not of latents.
       cache_megabytes: keep decoded clips in memory if the whole split fits in so much; 0 never does.
       read_threads: threads that decode.
       prefetch_batches: batches decoded ahead.
@@ -108,7 +111,7 @@ class Loader:
     """An endless iterator of batches with exact resume; made by `make_loader`.
 
     Attributes:
-      buckets: the shapes of its batches.
+      stored: what a latent set holds beside the latents; None for pixels.
       wait_seconds: time spent in `next` so far; what the loader cost the caller.
     """
 
@@ -120,8 +123,10 @@ class Loader:
         sources: Mapping[str, ClipSource],
         fingerprint: Mapping[str, Any],
         start: int,
+        stored: Stored | None = None,
     ):
         self.wait_seconds = 0.0
+        self.stored = stored
         self._batches = batches
         self._sources = sources
         self._fingerprint = dict(fingerprint)
@@ -190,6 +195,7 @@ def make_loader(
     tokenizer_fn: TokenizerFn | None = None,
     shuffle: bool | None = None,
     start: int | LoaderState = 0,
+    conditions: Collection[str] | None = None,
 ) -> Loader:
     """Opens a split for training or evaluation; everything that can be wrong is found here, before anything starts.
 
@@ -202,9 +208,11 @@ def make_loader(
       tokenizer_fn: captions -> arrays [B, ...] that take the place of "caption" in the batch.
       shuffle: overrides `config.shuffle`.
       start: state, or number of the batch, to begin with.
+      conditions: of latent sets, the stored conditions that batches are to hold; None is all there are.
 
     Raises:
-      ValueError: a size that a set does not have, a batch larger than the split, a state of other data.
+      ValueError: a size or a condition that a set does not have, a batch larger than the split, a state of other data,
+        sets of different encoders.
       RunError: a shard is missing or damaged.
     """
     shuffle = config.shuffle if shuffle is None else shuffle
@@ -213,24 +221,26 @@ def make_loader(
     sources = {shards: ClipSource(shards, split, **policy) for shards in dict.fromkeys(name for name, _ in named)}
     for number, (shards, bucket) in enumerate(named):
         _check(bucket, sources[shards], shards, f"data.buckets[{number}]" if config.buckets else "data")
+    stored = stored_in([shards for shards, _ in named])
+    asked = _asked(stored, conditions, config, buckets)
     fingerprint = _fingerprint(config, named, sources, split, seed, shuffle)
     if isinstance(start, LoaderState):
         _check_fingerprint(start.fingerprint, fingerprint)
         start = start.next_index
     if start < 0:
         raise ValueError(f"start: {start!r} is negative")
-    size = sum(len(source) * source.manifest.clip.pixel_bytes for source in sources.values())
+    size = sum(len(source) * source.manifest.clip.decoded_bytes for source in sources.values())
     cached = size <= config.cache_megabytes << 20
     clips = {shards: CachedClips(source) if cached else source for shards, source in sources.items()}
     drawing = {"shuffle": shuffle, "random_start": config.random_start, "flip": config.flip}
     batches = [
         bucket_picks(bucket, number, len(sources[shards]), seed, rows(bucket.batch), **drawing).map(
-            BatchAssembler(clips[shards], bucket, tokenizer_fn)
+            BatchAssembler(clips[shards], bucket, tokenizer_fn, asked)
         )
         for number, (shards, bucket) in enumerate(named)
     ]
     options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.prefetch_batches)
-    return Loader(batches, in_turn(buckets, batches, seed, shuffle), options, sources, fingerprint, start)
+    return Loader(batches, in_turn(buckets, batches, seed, shuffle), options, sources, fingerprint, start, stored)
 
 
 def _check(bucket: Bucket, source: ClipSource, shards: str, field: str) -> None:
@@ -239,6 +249,26 @@ def _check(bucket: Bucket, source: ClipSource, shards: str, field: str) -> None:
     if clips > len(source):
         name = "batch_size" if field == "data" else f"{field}.batch"
         raise ValueError(f"{name}: {clips}, but split {source.split!r} has only {len(source)} clips")
+
+
+def _asked(
+    stored: Stored | None, conditions: Collection[str] | None, config: DataConfig, buckets: Sequence[Bucket]
+) -> tuple[str, ...]:
+    """The conditions that batches hold; refuses what latents and their conditions cannot have done to them."""
+    if stored is None:
+        return ()
+    for name, why in (("flip", "are not those of the mirrored clip"), ("random_start", "know where the clip starts")):
+        if getattr(config, name):
+            raise ValueError(f"data.{name}: True, but {config.shards} holds latents, which {why}; set it to False")
+    held = stored.spec.conditions
+    for name in conditions or ():
+        if name not in held:
+            raise ValueError(f"data.shards: {config.shards} holds no {name!r}; it has: {', '.join(held) or 'none'}")
+    asked = tuple(name for name in held if conditions is None or name in conditions)
+    for number, bucket in enumerate(buckets):
+        if bucket.pack and (cut := sorted(PER_FRAME_KEYS.intersection(asked))):
+            raise ValueError(f"data.buckets[{number}].pack: packed clips cannot have {cut[0]!r}")
+    return asked
 
 
 def _fingerprint(config: DataConfig, named, sources, split: str, seed: int, shuffle: bool) -> dict[str, Any]:

@@ -12,7 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.shards.schema import SCHEMA_VERSION
+import numpy as np
+
+from data_pipelines.shards import latents, schema
+from data_pipelines.shards.latents import LatentSpec
+from data_pipelines.shards.schema import SCHEMA_VERSION, ClipRecord
 from vdm_jax import config
 from vdm_jax.errors import RunError, did_you_mean
 
@@ -34,9 +38,40 @@ class ClipSpec:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not at least 1")
 
     @property
-    def pixel_bytes(self) -> int:
+    def decoded_shape(self) -> tuple[int, int, int, int]:
+        """Of one clip's pixels."""
+        return self.frames, self.height, self.width, 3
+
+    @property
+    def decoded_dtype(self) -> np.dtype:
+        """Of the pixels in memory."""
+        return np.dtype(np.uint8)
+
+    @property
+    def decoded_bytes(self) -> int:
         """Size of one decoded clip."""
-        return math.prod((self.frames, self.height, self.width, 3))
+        return math.prod(self.decoded_shape)
+
+    def features(self) -> Any:
+        """The `tfds.features.FeaturesDict` of a record."""
+        return schema.features()
+
+    def deserialize(self, data: bytes) -> ClipRecord:
+        """See `schema.deserialize`."""
+        return schema.deserialize(data)
+
+    def contents(self, record: ClipRecord) -> dict[str, Any]:
+        """`{"video": uint8 [T, H, W, 3]}`.
+
+        Raises:
+          RunError: the record cannot be decoded, or is of another size.
+        """
+        if (record.frames, record.height, record.width) != (self.frames, self.height, self.width):
+            raise RunError("differs in size from the manifest")
+        try:
+            return {"video": schema.unpack_pixels(record)}
+        except RunError as error:
+            raise RunError(f"cannot be decoded: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +98,7 @@ class Manifest:
     """The whole of `manifest.json`.
 
     Attributes:
-      clip: size and codec of all clips.
+      clip: size and codec of all clips, or of their latents.
       splits: split -> its shards, in order; a split without clips is absent.
       provenance: where the clips come from: the kind of pipeline and one entry per source.
       settings: of that pipeline, complete.
@@ -71,7 +106,7 @@ class Manifest:
       schema: version of the record format.
     """
 
-    clip: ClipSpec
+    clip: ClipSpec | LatentSpec
     splits: Mapping[str, tuple[Shard, ...]]
     provenance: Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -129,7 +164,9 @@ def load(directory: str | Path) -> Manifest:
         raise RunError(f"{path}: has format {version!r}, this code reads {SCHEMA_VERSION}; write the set again")
     splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in fields.pop("splits").items()}
     dropped = tuple(Dropped(**item) for item in fields.pop("dropped"))
-    return Manifest(**{**fields, "clip": ClipSpec(**fields["clip"]), "splits": splits, "dropped": dropped})
+    clip = fields["clip"]
+    spec = LatentSpec.from_dict(clip) if clip["codec"] == latents.CODEC else ClipSpec(**clip)
+    return Manifest(**{**fields, "clip": spec, "splits": splits, "dropped": dropped})
 
 
 def _canonical(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads a shard set by index, and says exactly what is damaged.
+"""Reads a shard set, of pixels or of latents, by index, and says exactly what is damaged.
 
 Opening compares the files with the manifest (present, size, number of records): a cut ArrayRecord file would
 otherwise open as an empty one.  Each record carries a hash of its chunk that the library checks on every read, so a
@@ -21,10 +21,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.shards import manifest as manifests
-from data_pipelines.shards import schema
+from data_pipelines.shards.files import count_records, sha256
+from data_pipelines.shards.latents import LatentRecord, LatentSpec, read_null
 from data_pipelines.shards.manifest import Manifest, Shard
 from data_pipelines.shards.schema import ClipRecord
-from data_pipelines.shards.writer import count_records, sha256
 from vdm_jax.errors import RunError, did_you_mean
 
 POLICIES = ("raise", "substitute")
@@ -35,7 +35,9 @@ class ClipSource:
     """Random access to the decoded clips of one split; safe for threads, and can be pickled.
 
     `source[i]` is {"video": uint8 [T, H, W, 3], "caption": str, "fps": float, "index": int, "source": str,
-    "start": float, "labels": JSON text}.  A substituted clip keeps its own `index`, which tells it apart.
+    "start": float, "labels": JSON text}; of a latent set, "video" is the latents [T, H, W, C] and "conditions" what is
+    stored of each condition, both in the dtype in which they are.  A substituted clip keeps its own `index`, which
+    tells it apart.
 
     Attributes:
       manifest: of the set.
@@ -105,7 +107,7 @@ class ClipSource:
     def __repr__(self) -> str:
         return f"ClipSource({str(self.directory)!r}, {self.split!r}, records={self._records})"
 
-    def record(self, index: int) -> ClipRecord:
+    def record(self, index: int) -> ClipRecord | LatentRecord:
         """The record as stored, pixels still packed; no policy applies.
 
         Raises:
@@ -120,7 +122,7 @@ class ClipSource:
         except (RuntimeError, IndexError, ValueError, OSError) as error:
             raise RunError(f"{where} is damaged ({' '.join(str(error).split())})") from None
         try:
-            return schema.deserialize(data)
+            return self.manifest.clip.deserialize(data)
         except RunError as error:
             raise RunError(f"{where} is damaged: {error}") from None
 
@@ -133,15 +135,12 @@ class ClipSource:
 
     def _clip(self, index: int) -> dict[str, Any]:
         record = self.record(index)
-        clip = self.manifest.clip
-        if (record.frames, record.height, record.width) != (clip.frames, clip.height, clip.width):
-            raise RunError(f"{self.directory}: clip {index} of {self.split!r} differs in size from the manifest")
         try:
-            video = schema.unpack_pixels(record)
+            contents = self.manifest.clip.contents(record)
         except RunError as error:
-            raise RunError(f"{self.directory}: clip {index} of {self.split!r} cannot be decoded: {error}") from None
+            raise RunError(f"{self.directory}: clip {index} of {self.split!r} {error}") from None
         return {
-            "video": video,
+            **contents,
             "caption": record.caption,
             "fps": record.fps,
             "index": record.index,
@@ -203,6 +202,11 @@ def verify(directory: str | Path, progress: Callable[[int, int], None] | None = 
             wrong.append(str(error))
         if progress is not None:
             progress(done, len(shards))
+    if isinstance(manifest.clip, LatentSpec):
+        try:
+            read_null(directory, manifest.clip)
+        except RunError as error:
+            wrong.append(str(error))
     if wrong:
         raise RunError("; ".join(wrong))
     return manifest

@@ -8,27 +8,32 @@ killed process leaves is removed by the next writer, which knows from a lock on 
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards import schema
+from data_pipelines.shards.files import (
+    SHARD_BYTES,
+    SPLITS,
+    check_target,
+    count_records,
+    dataset_info,
+    flush,
+    lock,
+    publish,
+    sha256,
+    shard_name,
+    writing,
+)
 from data_pipelines.shards.manifest import ClipSpec, Dropped, Manifest, Shard
 from data_pipelines.shards.schema import ClipRecord
 from vdm_jax.errors import RunError, did_you_mean
-
-DATASET = "clips"  # the name under which tfds knows the set; part of its file names
-SPLITS = ("train", "val")
-SHARD_BYTES = 256 << 20
 
 
 class ShardWriter:
@@ -64,7 +69,7 @@ class ShardWriter:
             raise ValueError(f"record: {spec} in a set of {self._clip}")
         number = self._numbers.get(split, 0)
         data = schema.serialize(dataclasses.replace(record, index=number))
-        with _writing(self._out):
+        with writing(self._out):
             if split not in self._writers:
                 self._start(split)
             self._writers[split].write(data)
@@ -86,15 +91,15 @@ class ShardWriter:
             raise RunError(f"{self._out}: no clip was written")
         for split in list(self._writers):
             self._close(split)
-        with _writing(self._out):
+        with writing(self._out):
             splits = {s: self._seal(s) for s in SPLITS if s in self._lengths}
             manifest = Manifest(self._clip, splits, dict(provenance), dict(settings), tuple(dropped))
             schema.features().save_config(str(self._directory))
-            self._write_text("dataset_info.json", _dataset_info(splits))
+            self._write_text("dataset_info.json", dataset_info(splits))
             self._write_text(manifests.FILE_NAME, manifests.dump(manifest))
             for path in sorted(self._directory.iterdir()):
-                _flush(path)
-            _flush(self._directory)
+                flush(path)
+            flush(self._directory)
         return manifest
 
     def close(self) -> None:
@@ -112,7 +117,7 @@ class ShardWriter:
         self._open_bytes[split] = 0
 
     def _close(self, split: str) -> None:
-        with _writing(self._out):
+        with writing(self._out):
             self._writers.pop(split).close()
 
     def _open_path(self, split: str, number: int) -> Path:
@@ -122,7 +127,7 @@ class ShardWriter:
         lengths = self._lengths[split]
         shards = []
         for i, records in enumerate(lengths):
-            path = self._directory / f"{DATASET}-{split}.array_record-{i:05d}-of-{len(lengths):05d}"
+            path = self._directory / shard_name(split, i, len(lengths))
             self._open_path(split, i).rename(path)
             found = count_records(path)
             if found != records:
@@ -157,118 +162,17 @@ def open_writer(
         raise ValueError(f"codec: {did_you_mean(clip.codec, schema.CODECS)}")
     check_target(out, overwrite)
     part = out.with_name(f".{out.name}.part")
-    with _writing(out):
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        lock = _take(part, out)
+        held = lock(part, out)
+        for left_over in part.iterdir():
+            left_over.unlink()
     writer = ShardWriter(part, out, clip, shard_bytes)
     try:
         yield writer
-        with _writing(out):
-            _publish(part, out)
+        with writing(out):
+            publish(part, out)
     finally:
         writer.close()
         shutil.rmtree(part, ignore_errors=True)
-        os.close(lock)
-
-
-def check_target(out: str | Path, overwrite: bool) -> None:
-    """Refuses a target that exists; worth calling before long work.
-
-    Raises:
-      ValueError: see `open_writer`.
-    """
-    out = Path(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / manifests.FILE_NAME).is_file():
-        raise ValueError(f"out: {out} exists and is no shard set; choose another place")
-    if not overwrite:
-        raise ValueError(f"out: {out} exists already; choose another place, or ask to overwrite it")
-
-
-def count_records(path: Path) -> int:
-    """Number of records an ArrayRecord file gives; 0 for a damaged or cut one."""
-    try:
-        reader = ArrayRecordReader(str(path))
-        records = reader.num_records() if reader.ok() else 0
-        reader.close()
-    except RuntimeError:
-        return 0
-    return records
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Turns what the disk and the ArrayRecord library raise into one line that names the place."""
-    try:
-        yield
-    except RunError:
-        raise
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror or error}") from None
-    except RuntimeError as error:  # the ArrayRecord library's own errors
-        raise RunError(f"cannot write {out}: {' '.join(str(error).split())}") from None
-
-
-def _take(part: Path, out: Path) -> int:
-    """Makes an empty, locked working directory and returns the lock's descriptor."""
-    part.mkdir(exist_ok=True)
-    lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise RunError(f"{out}: another process is writing this shard set") from None
-        raise
-    for left_over in part.iterdir():
-        left_over.unlink()
-    return lock
-
-
-def _publish(part: Path, out: Path) -> None:
-    if not (part / manifests.FILE_NAME).exists():
-        return  # the block ended without `finish`: nothing to publish
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if (out / manifests.FILE_NAME).exists():
-        out.rename(old)
-    part.rename(out)
-    _flush(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _dataset_info(splits: Mapping[str, tuple[Shard, ...]]) -> str:
-    """What `tfds.builder_from_directory` needs to know."""
-    return json.dumps(
-        {
-            "fileFormat": "array_record",
-            "moduleName": __name__,
-            "name": DATASET,
-            "splits": [
-                {
-                    "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                    "name": split,
-                    "numBytes": str(sum(shard.bytes for shard in shards)),
-                    "shardLengths": [str(shard.records) for shard in shards],
-                }
-                for split, shards in splits.items()
-            ],
-            "version": "1.0.0",
-        },
-        indent=1,
-    )
+        os.close(held)

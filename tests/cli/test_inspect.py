@@ -7,6 +7,7 @@ from PIL import Image
 
 from data_pipelines.worlds.sprites import SpritesConfig
 from data_pipelines.worlds.write import write_world
+from tests.data_pipelines import latent_sets
 from vdm_jax.cli.inspect_run import last_metrics, parameter_rows
 from vdm_jax.cli.main import main
 from vdm_jax.errors import RunError
@@ -77,6 +78,21 @@ def test_a_flipped_byte_is_found(shards, capsys):
     assert status == 1
     assert figures["intact"] is False
     assert f"damaged: {victim}" in capsys.readouterr().out
+
+
+def test_a_latent_set_says_what_is_stored_and_how_it_looks(tmp_path, capsys):
+    latent_sets.write(tmp_path / "set", latent_sets.spec(first_frame=True))
+    status, figures = figures_of(tmp_path / "set", "--verify")
+    assert status == 0
+    assert (figures["shape"], figures["codec"], figures["pixels"]) == ("3x4x4x4", "latents float16", "9x32x32")
+    assert (figures["vae/class"], figures["vae/digest"]) == ("AutoencoderKLWan", "a" * 64)
+    assert figures["latents/finite"] is True
+    assert abs(figures["latents/std"] - 1) < 0.1
+    assert figures["concat/stored"] == "3x4x4x4 float16, 1.0 rows a clip"
+    assert "train[0]: 0.mp4" in capsys.readouterr().out
+    assert (tmp_path / "set" / "contact_sheet.png").exists()
+    (tmp_path / "set" / "null.safetensors").unlink()
+    assert main(["inspect", str(tmp_path / "set"), "--verify"]) == 1
 
 
 def test_a_run_is_described(run, capsys):

@@ -33,7 +33,7 @@ def test_reads_back(stored):
 def test_counts():
     assert (MANIFEST.records("train"), MANIFEST.records("val")) == (5, 1)
     assert MANIFEST.reasons() == {"empty": 2, "damaged": 1}
-    assert MANIFEST.clip.pixel_bytes == 8 * 16 * 24 * 3
+    assert MANIFEST.clip.decoded_bytes == 8 * 16 * 24 * 3
 
 
 def test_unknown_split_is_named():

@@ -130,7 +130,7 @@ def test_undecodable_clip_counts_as_damage(lossless, monkeypatch):
             raise RunError("bad picture")
         return np.zeros((2, 16, 16, 3), np.uint8)
 
-    monkeypatch.setattr(reader.schema, "unpack_pixels", fail)
+    monkeypatch.setattr(manifests.schema, "unpack_pixels", fail)
     with pytest.raises(RunError, match=r"clip 2 of 'train' cannot be decoded: bad picture"):
         ClipSource(lossless, "train")[2]
     assert ClipSource(lossless, "train", on_damage="substitute", damage_budget=1)[2]["index"] == 3

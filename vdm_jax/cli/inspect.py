@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.shards import manifest as manifests
+from data_pipelines.shards.latents import LatentSpec
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.reader import ClipSource, verify
 from vdm_jax.cli.counter import Counter
 from vdm_jax.cli.curate import print_dropped
+from vdm_jax.cli.inspect_latents import as_picture, latent_figures
 from vdm_jax.cli.options import set_figures
 from vdm_jax.errors import RunError
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
@@ -118,12 +120,17 @@ def inspect_shards(path: Path, everything: bool, draw: bool) -> tuple[list[Figur
     """
     manifest = manifests.load(path)
     figures, damage = set_figures(manifest), None
+    sources: dict[str, ClipSource] = {}
     if everything:
         try:
             verify(path, Counter("verify", "files"))
         except RunError as error:
             damage = str(error)
         figures.append(Figure("intact", damage is None, ok=damage is None))
+    if not damage:
+        sources = {split: ClipSource(path, split) for split in manifest.splits}
+        if isinstance(manifest.clip, LatentSpec):
+            figures += latent_figures(manifest.clip, sources)
     print(f"shard set {path}  ({manifest.provenance.get('pipeline', 'unknown pipeline')})")
     print(figures_table(figures))
     print_dropped(manifest)
@@ -131,7 +138,6 @@ def inspect_shards(path: Path, everything: bool, draw: bool) -> tuple[list[Figur
     if damage:
         print(f"damaged: {damage}")
         return figures, None
-    sources = {split: ClipSource(path, split) for split in manifest.splits}
     _print_clips(sources)
     return figures, _sheet(manifest, sources) if draw and sources else None
 
@@ -145,12 +151,13 @@ def _print_clips(sources: dict[str, ClipSource]) -> None:
 
 
 def _sheet(manifest: Manifest, sources: dict[str, ClipSource]) -> np.ndarray:
-    """A picture of clips spread over all splits, uint8 [H, W, 3]."""
+    """A picture of clips spread over all splits, uint8 [H, W, 3]; of latents, of three of their channels."""
     clips, captions = [], []
+    latent = isinstance(manifest.clip, LatentSpec)
     for split, source in sources.items():
         for index in spread(len(source), max(1, SHOWN // len(sources))):
             item = source[index]
-            clips.append(item["video"])
+            clips.append(as_picture(item["video"]) if latent else item["video"])
             captions.append(f"{split}[{index}]  {item['caption'] or item['source']}")
     columns = 2 if manifest.clip.width <= 2 * manifest.clip.height else 1
     return contact_sheet(clips, captions, height=72, columns=columns)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from data_pipelines.shards.latents import LatentSpec
 from data_pipelines.shards.manifest import Manifest
 from vdm_jax.media.figures import Figure
 
@@ -25,8 +26,8 @@ def set_figures(manifest: Manifest) -> list[Figure]:
     shards = [shard for part in manifest.splits.values() for shard in part]
     return [
         *(Figure(f"{split}_clips", manifest.records(split)) for split in manifest.splits),
-        Figure("shape", f"{clip.frames}x{clip.height}x{clip.width}x3", "T x H x W x C"),
-        Figure("codec", clip.codec),
+        Figure("shape", "x".join(map(str, clip.decoded_shape)), "T x H x W x C"),
+        Figure("codec", f"{clip.codec} {clip.dtype}" if isinstance(clip, LatentSpec) else clip.codec),
         Figure("shards", len(shards)),
         Figure("size", round(sum(shard.bytes for shard in shards) / 1e6, 3), "MB"),
         Figure("dropped_sources", len(manifest.dropped)),
