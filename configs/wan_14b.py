@@ -1,9 +1,9 @@
 """Wan 2.1 14B: latent text-to-video at 720p, the published transformer (arXiv 2503.20314) at its published sizes.
 
-model     14.3 B parameters: 40 blocks of width 5,120, text features of width 4,096 (`WanTransformer3DModel`), and a
-          text encoder of one block (0.3 B) that is trained with it where the published model has a frozen UMT5-XXL
+model     14.3 B parameters: 40 blocks of width 5,120, text features of width 4,096 (`WanTransformer3DModel`)
 clip      81 frames of 720x1280 as 4x8x8 latents: 21 frames of 90x160 with 16 channels, patch 1x2x2: 75,600 tokens,
-          with 512 text tokens; `data` describes the latents, which the shard set must hold
+          with 512 text tokens; latents and the features of a frozen UMT5-XXL come with the data (`vdm encode`), and
+          `data` describes the latents
 hardware  64 devices with 80 GB (8 H100 hosts) in bfloat16, 8 of them on a clip at a time; weights, moments and
           averages (16 bytes a parameter) are split over the 64, more devices add to `data`
 expected  `vdm plan --config configs/wan_14b.py --target h100:64`; step time, MFU and loss not measured yet
@@ -33,9 +33,15 @@ def get_config() -> ml_collections.ConfigDict:
                 "mlp_dim": 13_824,
                 "remat": "attention",
             },
-            "text": {"tokenizer": "bpe", "vocab_size": 32_768, "length": 512, "dim": 4096, "depth": 1, "heads": 32},
+            "text": None,
             "data": {"shards": "data/latents_720p", "frames": 21, "height": 90, "width": 160},
-            "train": {"steps": 200_000, "batch_size": 8, "precision": "bfloat16", "dropout": {"tokens": 0.1}},
+            "train": {
+                "steps": 200_000,
+                "batch_size": 8,
+                "precision": "bfloat16",
+                "tokens": 512,
+                "dropout": {"tokens": 0.1},
+            },
             "ema": {"decays": (0.9999,)},
             "guard": {"spike_sigma": 6.0},
             "optimizer": {"learning_rate": 5e-5, "schedule": "wsd", "warmup": 5000, "weight_decay": 0.01},

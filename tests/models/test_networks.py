@@ -1,4 +1,5 @@
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -23,6 +24,23 @@ def test_without_text_there_is_no_encoder():
     networks = jax.eval_shape(lambda: networks_from(MODEL, None).make(0, nnx.Rngs(0)))
     assert networks.keys() == {"backbone"}
     assert networks["backbone"].reads == frozenset()
+
+
+def test_features_that_come_with_the_data_bring_those_of_the_empty_prompt():
+    config = networks_from({**MODEL, "text_dim": 9}, None, 5)
+    networks = jax.eval_shape(lambda: config.make(0, nnx.Rngs(0)))
+    assert networks.keys() == {"backbone", "null"}
+    assert not nnx.state(networks["null"], nnx.Param)
+    empty = nnx.eval_shape(lambda null: null(), networks["null"])
+    assert (empty["tokens"].shape, empty["tokens_mask"].shape) == ((1, 5, 9), (1, 5))
+    assert (config.text_length, config.heads) == (5, (2,))
+    assert config.given(2, 4, 4) == {"tokens": ((5, 9), np.float32)}
+
+
+@pytest.mark.parametrize(("model", "text"), [(MODEL, None), (MODEL, TEXT)], ids=["unconditional", "encoder"])
+def test_tokens_without_features_in_the_data_are_refused(model, text):
+    with pytest.raises(ValueError, match="config.train.tokens: 5 must be 0"):
+        networks_from(model, text, 5)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +69,7 @@ def test_published_networks_train_like_others(section):
     ("model", "text", "message"),
     [
         ({**MODEL, "text_dim": 9}, TEXT, "config.model.text_dim: 9 must be the text encoder's dim, 8"),
-        ({**MODEL, "text_dim": 9}, None, "config.model.text_dim: 9 must be the text encoder's dim, 0"),
+        ({**MODEL, "text_dim": 9}, None, "config.train.tokens: 0 must be the text tokens of a clip"),
         ({**MODEL, "kind": "dti"}, None, "config.model.kind: unknown 'dti'; did you mean 'dit'"),
         ({**MODEL, "deph": 3}, None, "config.model.deph: unknown 'deph'; did you mean 'depth'"),
         (MODEL, {**TEXT, "lenght": 3}, "config.text.lenght: unknown 'lenght'; did you mean 'length'"),

@@ -123,6 +123,28 @@ def test_sections_that_contradict_each_other_are_refused(edits, message):
         run_config_from(changed(*edits))
 
 
+def test_text_features_may_come_with_the_data():
+    edits = [("text", None), ("model.text_dim", 8), ("train.tokens", 6), ("train.tokens_mask", True)]
+    run = run_config_from(changed(*edits))
+    assert run.networks.text_length == 6
+    assert complete(complete(changed(*edits)))["train"]["tokens"] == 6
+    with pytest.raises(ValueError, match="config.train.tokens_mask: True, but no text features come with the data"):
+        run_config_from(changed(("train.tokens_mask", True)))
+    with pytest.raises(ValueError, match=r"config.init: 3 must be a run directory, RUN or RUN:PART, or None"):
+        run_config_from(changed(("init", 3)))
+
+
+def test_a_scalar_may_be_the_same_for_all_clips():
+    run = run_config_from(changed(("model.scalars", ("fps",)), ("train.constants", {"fps": 8.0})))
+    assert run.train.constants == {"fps": 8.0}
+    for edits, message in (
+        ([("train.constants", {"fps": 8.0})], "config.train.constants: 'fps' is not in config.model.scalars"),
+        ([("train.constants", {"fps": 8.0}), ("train.vector", ("fps",))], "constants: 'fps' is in vector too"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_config_from(changed(*edits))
+
+
 def test_sections_that_agree_are_taken():
     edits = [("model.scalars", ("fps",)), ("model.classes", 4), ("train.vector", ("label", "fps"))]
     run = run_config_from(changed(*edits, ("process", {"kind": "edm"})))

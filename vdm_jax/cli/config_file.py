@@ -16,20 +16,23 @@ from ml_collections import ConfigDict
 from data_pipelines.loading.loader import DataConfig
 from vdm_jax.config import build, flatten, to_dict
 from vdm_jax.errors import did_you_mean
+from vdm_jax.interop.origin import settled
 from vdm_jax.training.run_config import complete
 
 _WORDS = {"true": True, "false": False, "none": None}
 
 
-def load_config(name: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
-    """Runs a config file and applies overrides.
+def load_config(name: str, overrides: Sequence[tuple[str, str]] = (), workdir: Path | None = None) -> ConfigDict:
+    """Runs a config file and applies overrides; what `init` decides is written out first.
 
     Args:
       name: path of the file, `path.py` or `path.py:argument`.
       overrides: ("train.steps", "2000"), ...
+      workdir: of a run that may have been started already, see `origin.settled`.
 
     Raises:
-      ValueError: no such file or field, a value that cannot stand there.
+      ValueError: no such file or field, a value that cannot stand there; see `origin.settled`.
+      RunError: what `init` names is damaged.
     """
     path, _, argument = name.partition(":")
     if not Path(path).is_file():
@@ -45,7 +48,11 @@ def load_config(name: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
         raise ValueError(f"--config: get_config() of {path} takes no argument, so not {argument!r}")
     if not argument and any(p.default is p.empty for p in parameters):
         raise ValueError(f"--config: get_config() of {path} needs an argument, as in {path}:ARGUMENT")
-    written = module.get_config(argument) if argument else module.get_config()
+    written = to_dict(module.get_config(argument) if argument else module.get_config())
+    for field, value in overrides:
+        if field == "init":
+            written["init"] = None if _parse(value) is None else value
+    written, _ = settled(written, workdir)
     config = ConfigDict(complete(written))
     config.data = to_dict(build(DataConfig, written["data"], "config.data"))
     for field, value in overrides:

@@ -91,3 +91,21 @@ class TextEncoder(nnx.Module):
         policy = Policy(key_mask=text_mask)
         x = run_stack(self.blocks, x, lambda block, h: block(h, policy))
         return {"tokens": self.norm(x), "tokens_mask": text_mask}
+
+
+class EmptyPrompt(nnx.Module):
+    """The features of the empty prompt, where those of all others come with the data; held, never trained.
+
+    So whoever has the weights can guide by them.  They are zero until the data says what they are.
+
+    Args:
+      length, dim: L and D.
+    """
+
+    def __init__(self, length: int, dim: int):
+        self.tokens = nnx.Variable(jnp.zeros((length, dim)))
+        self.mask = nnx.Variable(jnp.zeros(length, bool))
+
+    def __call__(self, dtype: jnp.dtype = jnp.float32) -> dict[str, Array]:
+        """`tokens [1, L, D]` and `tokens_mask [1, L]` of a condition."""
+        return {"tokens": self.tokens[...].astype(dtype)[None], "tokens_mask": self.mask[...][None]}

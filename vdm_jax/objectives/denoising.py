@@ -39,8 +39,10 @@ class DenoisingObjective:
     Attributes:
       process: noising, target and weight.
       dropout: condition key (`tokens`, `vector.fps` ...) -> rate at which an example loses it in training.
-      null_ids, null_mask: the tokenised empty prompt `[L]`, what `tokens` are dropped to; needed with text.
+      null_ids, null_mask: the tokenised empty prompt `[L]`, what `tokens` are dropped to; needed with a text encoder
+        (where features come with the data, the network `null` holds those of the empty prompt).
       vector: keys of the batch `[B]` that become entries of the condition `vector` (`fps`, `label` ...).
+      constants: entries of `vector` that are the same for all clips, and their values.
       clip: key of the batch that is denoised: uint8 pixels (become x / 127.5 - 1) or float latents, or a dict of such.
       bands: noise-level bands of `evaluate`.
 
@@ -52,11 +54,12 @@ class DenoisingObjective:
     null_ids: tuple[int, ...] = ()
     null_mask: tuple[bool, ...] = ()
     vector: tuple[str, ...] = ()
+    constants: Mapping[str, float] = dataclasses.field(default_factory=dict)
     clip: str = "video"
     bands: int = 8
 
     def __post_init__(self):
-        names = [*CONDITION_KEYS, *(f"vector.{name}" for name in self.vector)]
+        names = [*CONDITION_KEYS, *(f"vector.{name}" for name in (*self.vector, *self.constants))]
         for key in self.dropout:
             if key not in names:
                 raise ValueError(f"dropout: {did_you_mean(key, names)}")
@@ -127,8 +130,8 @@ class DenoisingObjective:
         cond = {key: batch[key] for key in CONDITION_KEYS if key in batch and key != "known"}
         if "known" in batch and "known" in backbone.reads:  # others see from t = 0 that a frame is given
             cond["known"] = batch["known"]
-        if self.vector:
-            cond["vector"] = {name: batch[name] for name in self.vector}
+        if self.vector or self.constants:
+            cond["vector"] = {name: batch[name] for name in self.vector} | self._constants(batch)
         null = {key: empty_value(key) for key in self.dropout if key != "tokens"}
         if ("text" in networks) != ("text_ids" in batch):
             has, lacks = ("an encoder", "the batch no 'text_ids'") if "text" in networks else ("text", "no encoder")
@@ -140,9 +143,16 @@ class DenoisingObjective:
             cond |= {key: value.reshape(*ids.shape[:-1], *value.shape[1:]) for key, value in text.items()}
             if "tokens" in self.dropout:
                 null |= encoder(jnp.asarray([self.null_ids]), jnp.asarray([self.null_mask]), dtype)
+        elif "tokens" in self.dropout and "null" in networks:
+            null |= networks["null"]()
         reads = backbone.may_read if "segments" in cond else backbone.reads
         check_condition(cond, reads, type(backbone).__name__)
         return cond, null
+
+    def _constants(self, batch: Batch) -> dict[str, Array]:
+        """Those entries for every clip, `[B]`, or `[B, K]` of packed clips."""
+        shape = batch["index"].shape if "segments" in batch else leading_shape(batch[self.clip])[:1]
+        return {name: jnp.full(shape, value, jnp.float32) for name, value in self.constants.items()}
 
     def _errors(self, backbone, batch: Batch, cond: Condition, time: Time, keys: Array) -> tuple[Array, Array]:
         """(weighted, unweighted) squared error, means over examples."""

@@ -119,4 +119,7 @@ def batch_shapes(config: RunConfig) -> Mapping[str, tuple[tuple[int, ...], Any]]
         shapes[name] = ((size,), jnp.int32 if name == "label" else jnp.float32)
     if text is not None:
         shapes |= {"text_ids": ((size, text.length), jnp.int32), "text_mask": ((size, text.length), jnp.bool_)}
-    return shapes
+    if config.train.tokens_mask:
+        shapes["tokens_mask"] = ((size, config.train.tokens), jnp.bool_)
+    given = config.networks.given(*config.clip_shape[:3])
+    return shapes | {name: ((size, *shape), dtype) for name, (shape, dtype) in given.items()}

@@ -88,7 +88,7 @@ def model_flops(run: Run) -> ModelFlops:
     """The formula for a run's batch: three forwards a clip (backward is twice forward), remat not counted."""
     config, clips = run.config, run.config.train.batch_size
     model, text, size = config.networks.model, config.networks.text, config.clip_shape[:3]
-    length = text.length if text else 0
+    length = config.networks.text_length
     tokens = math.prod(model.token_grid(*size))
     forward = model.forward_flops(*size, length)
     encoder = text_flops(text) if text else 0.0

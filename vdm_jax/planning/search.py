@@ -101,9 +101,10 @@ def search(config: RunConfig, target: Target, compile_best: int, say: Callable[[
     """
     calculated = sorted(_calculated(config, target, say), key=lambda r: r.order)
     if not calculated:
+        heads = " and ".join(map(str, config.networks.heads))
         raise ValueError(
             f"search: no mesh of {target.devices} devices divides a batch of {config.train.batch_size} x"
-            f" {' or '.join(map(str, BATCHES))} and {config.networks.model.heads} heads; raise config.train.batch_size"
+            f" {' or '.join(map(str, BATCHES))} and {heads} heads; raise config.train.batch_size"
         )
     compiled = []
     for ranked in _different(calculated)[: compile_best if target.compiles else 0]:
@@ -127,7 +128,7 @@ def _different(ranked: list[Ranked]) -> list[Ranked]:
 
 def meshes(config: RunConfig, target: Target, batch_size: int) -> Iterator[MeshConfig]:
     """Every mesh of the target that divides batch, heads and slices."""
-    devices, heads = target.devices, config.networks.model.heads
+    devices, heads = target.devices, math.gcd(*config.networks.heads)
     divisors = [n for n in range(1, devices + 1) if devices % n == 0]
     for tensor, context, fsdp in itertools.product(divisors, divisors, divisors):
         if tensor > MOST_TENSOR or context > MOST_CONTEXT or heads % tensor or devices % (tensor * context * fsdp):

@@ -2,6 +2,7 @@
 
 generate = make_generator(process, merge, SampleConfig(steps=30, guidance=3.0), (8, 16, 16, 3), null)
 clips = generate(params, tokenizer.encode(prompts), jax.random.key(0))             # float [B, T, H, W, 3]
+clips = generate(params, {"tokens": ..., "concat": ...}, jax.random.key(0))        # of features made beforehand
 """
 
 import dataclasses
@@ -66,26 +67,27 @@ def make_generator(
 
     Args:
       process: the networks were trained with.
-      merge: parameters -> `{"backbone": module, "text": module}`, as `NetworkDefinitions.merge`.
+      merge: parameters -> `{"backbone": module, ...}`, as `NetworkDefinitions.merge`; with a `text` encoder, or with
+        `null`, what the empty prompt is where prompts come as features.
       config: see `SampleConfig`.
       clip_shape: (T, H, W, C).
-      null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None for unconditional models.
+      null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None without a text encoder.
       mesh: where the parameters are; clips are split over it as in training, and come back whole on each device.
 
     Returns:
-      `generate(params, text, key) -> float32 [B, T, H, W, C]`, where `text` holds `text_ids [B, L]` and
-      `text_mask [B, L]`, or is the batch size B of an unconditional model.
+      `generate(params, given, key) -> float32 [B, T, H, W, C]`, where `given` holds `text_ids [B, L]` and
+      `text_mask [B, L]`, or the condition itself where features come ready, or is the batch size B of an unconditional
+      model.
     """
     tau = uniform(np.asarray(process.levels(config.steps)), clip_shape[0])
     hooks = Hooks(edit_x0=lambda x0, x_t, info: jnp.clip(x0, -1.0, 1.0)) if config.clip_x0 else Hooks()
     solver = SOLVERS[config.solver]()
 
-    def run(params: Any, text: Mapping[str, Array], key: Array, batch: int) -> Array:
+    def run(params: Any, given: Mapping[str, Any], key: Array, batch: int) -> Array:
         networks, key = merge(params), jax.random.wrap_key_data(key)
-        denoiser, cond = make_denoiser(process, networks["backbone"]), {}
-        if null is not None:
-            cond = networks["text"](text["text_ids"], text["text_mask"])
-            empty = networks["text"](jnp.asarray(null["text_ids"]), jnp.asarray(null["text_mask"]))
+        denoiser = make_denoiser(process, networks["backbone"])
+        cond, empty = _conditions(networks, given, null)
+        if empty:
             denoiser = guided(denoiser, config.guidance, empty, config.guidance_rescale)
         prior_key, loop_key = jax.random.split(key)
         x_T = constrain(process.prior(prior_key, jnp.zeros((batch, *clip_shape))), "batch", None, None, None, None)
@@ -101,10 +103,19 @@ def make_generator(
         out_shardings=None if mesh is None else replicated(mesh),
     )
 
-    def generate(params: Any, text: Mapping[str, Array] | int, key: Array) -> Array:
+    def generate(params: Any, given: Mapping[str, Any] | int, key: Array) -> Array:
         key = np.asarray(jax.random.key_data(key))  # on the host, so that it can go to devices of several processes
-        if isinstance(text, int):
-            return compiled(params, {}, key, text)
-        return compiled(params, dict(text), key, len(text["text_ids"]))
+        if isinstance(given, int):
+            return compiled(params, {}, key, given)
+        return compiled(params, dict(given), key, len(jax.tree.leaves(given)[0]))
 
     return generate
+
+
+def _conditions(networks: Mapping[str, nnx.Module], given: Mapping[str, Any], null: Mapping[str, np.ndarray] | None):
+    """The condition, and what its keys are without guidance; empty where there is nothing to guide towards."""
+    if null is not None:
+        encode = networks["text"]
+        empty = encode(jnp.asarray(null["text_ids"]), jnp.asarray(null["text_mask"]))
+        return encode(given["text_ids"], given["text_mask"]), empty
+    return dict(given), networks["null"]() if "null" in networks else {}

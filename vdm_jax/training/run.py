@@ -53,7 +53,7 @@ class Run:
       config: as checked.
       plan: layout of the train state on the mesh.
       objective: what is trained.
-      null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None without text.
+      null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None without a text encoder.
     """
 
     config: RunConfig
@@ -68,8 +68,7 @@ class Run:
     @property
     def flops_per_step(self) -> float:
         """Model FLOPs of one update, on average over the buckets: three forwards of the backbone for each clip."""
-        model, text = self.config.networks.model, self.config.networks.text
-        length = text.length if text else 0
+        model, length = self.config.networks.model, self.config.networks.text_length
         total = 0.0
         for bucket in self.config.buckets:
             sequence = sum(model.forward_flops(n, bucket.height, bucket.width, length) for n in bucket.clips)
@@ -109,12 +108,13 @@ def assemble(
     mesh = make_mesh(config.mesh, devices) if mesh is None else mesh
     for bucket in config.buckets:
         check_batch(mesh, bucket.batch, config.train.accumulate)
-    model = config.networks.model
-    check_heads(mesh, model.heads)
-    check_degree(model.partition, model.heads // mesh.shape["tensor"], mesh.shape["context"])
+    for heads in config.networks.heads:
+        check_heads(mesh, heads)
+        check_degree(config.networks.model.partition, heads // mesh.shape["tensor"], mesh.shape["context"])
     empty = {} if null is None else {"null_ids": _plain(null["text_ids"]), "null_mask": _plain(null["text_mask"])}
     dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
-    objective = DenoisingObjective(config.process, dropout, vector=config.train.vector, **empty)
+    scalars = {"vector": config.train.vector, "constants": config.train.constants}
+    objective = DenoisingObjective(config.process, dropout, **scalars, **empty)
     stage = plain(objective, config.optimizer, config.train.steps).stages[0]
     plan = plan_state(
         lambda rngs: config.networks.make(vocab_size, rngs),
@@ -133,6 +133,7 @@ def train_run(
     data: Examples,
     callbacks: MakeCallbacks = lambda run: (),
     how_to_go_on: str = "start the same command again",
+    begin: Callable[[], TrainState] | None = None,
 ) -> Outcome:
     """Trains, from the newest intact checkpoint if there is one.
 
@@ -142,6 +143,7 @@ def train_run(
       data: training batches for this process; moved to the position of the checkpoint.
       callbacks: makes what happens beside the steps.
       how_to_go_on: what to tell a person who stopped the run.
+      begin: makes the state of step 0, where there is no checkpoint; None draws weights by the seed.
 
     Raises:
       RunError, ValueError: see `training.loop.train`.
@@ -149,7 +151,7 @@ def train_run(
     config = run.config
     with Checkpointer(directory.checkpoints, config.checkpoint) as checkpointer:
         progress = open_progress(config.train.steps)
-        start = start_or_resume(checkpointer, run.plan.abstract, lambda: run.plan.init(config.seed), data)
+        start = start_or_resume(checkpointer, run.plan.abstract, begin or (lambda: run.plan.init(config.seed)), data)
         writer = open_writer(directory, start.step, config.log.wandb)
         if start.step:
             progress.say(f"going on from step {start.step} of {directory.path.name}")

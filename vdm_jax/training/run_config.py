@@ -1,6 +1,7 @@
 """The whole config of a training run: its sections as the dataclasses that own them.
 
 seed        int
+init        RUN or RUN:PART                  weights to start from (`interop.origin`); None draws them
 process     diffusion.process_from           what noise does
 model, text models.networks                  the networks
 data        a section of data_pipelines      checked there; here only its clip size and buckets are read
@@ -17,7 +18,7 @@ from vdm_jax.config import build, to_dict
 from vdm_jax.diffusion.configuration import process_from, process_to_dict
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
-from vdm_jax.models.networks import NetworksConfig, networks_from
+from vdm_jax.models.networks import NetworksConfig, kind_of, networks_from
 from vdm_jax.sampling.generate import SampleConfig
 from vdm_jax.sharding import MeshConfig
 from vdm_jax.training.callbacks import LogConfig
@@ -45,6 +46,9 @@ class TrainConfig:
       masters: the same of weights and moments, see `training.precision`.
       dropout: condition -> rate at which an example loses it (`{"tokens": 0.1, "vector": {"fps": 0.1}}`).
       vector: batch entries that become scalar conditions (`fps`).
+      constants: scalar conditions that are the same for all clips, with their values (`{"ofs": 2.0}`).
+      tokens: text tokens of a clip, where text features come with the data (no section `text`).
+      tokens_mask: tell the network which of those are padding; published networks are not told.
       eval_batches: batches of held-out clips that an evaluation looks at.
     """
 
@@ -55,6 +59,9 @@ class TrainConfig:
     masters: str = "float32"
     dropout: dict = dataclasses.field(default_factory=dict)
     vector: tuple[str, ...] = ()
+    constants: dict = dataclasses.field(default_factory=dict)
+    tokens: int = 0
+    tokens_mask: bool = False
     eval_batches: int = 2
 
     def __post_init__(self):
@@ -63,6 +70,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "eval_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be 1 or more")
+        if twice := self.constants.keys() & set(self.vector):
+            raise ValueError(f"constants: {min(twice)!r} is in vector too; it is one or the other")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,7 @@ class RunConfig:
     log: LogConfig
     sample: SampleConfig
     compile: CompileConfig
+    init: str | None = None
 
     @property
     def sampled_weights(self) -> str | None:
@@ -104,7 +114,7 @@ _SECTIONS: dict[str, type] = {
     "sample": SampleConfig,
     "compile": CompileConfig,
 }
-_OTHERS = ("seed", "process", "model", "text", "data")
+_OTHERS = ("seed", "init", "process", "model", "text", "data")
 
 
 def run_config_from(config: Mapping[str, Any]) -> RunConfig:
@@ -123,9 +133,9 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
         if key not in config:
             raise ValueError(f"config.{key}: missing")
     data = to_dict(config["data"])
-    networks = networks_from(config["model"], config.get("text"))
-    clip_shape = (*_clip_size(data), networks.model.channels)
     sections = {name: build(cls, config.get(name) or {}, f"config.{name}") for name, cls in _SECTIONS.items()}
+    networks = networks_from(config["model"], config.get("text"), sections["train"].tokens)
+    clip_shape = (*_clip_size(data), networks.model.channels)
     given = data.get("buckets") or ()
     buckets = tuple(build(Bucket, section, f"config.data.buckets[{i}]") for i, section in enumerate(given))
     run = RunConfig(
@@ -134,6 +144,7 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
         networks=networks,
         clip_shape=clip_shape,
         buckets=buckets or (Bucket(*clip_shape[:3], sections["train"].batch_size),),
+        init=check_init(config.get("init")),
         **sections,
     )
     _check(run)
@@ -150,11 +161,12 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: see `run_config_from`.
     """
     run = run_config_from(config)
-    model = {"kind": to_dict(config["model"])["kind"], **to_dict(run.networks.model)}
+    model = {"kind": kind_of(run.networks.model), **to_dict(run.networks.model)}
     if run.networks.text is not None:
         del model["text_dim"]  # follows the encoder, also when that is overridden
     return {
         "seed": run.seed,
+        "init": run.init,
         "process": process_to_dict(run.process),
         "model": model,
         "text": to_dict(run.networks.text),
@@ -177,6 +189,13 @@ def _whole(value: Any, least: int, path: str) -> int:
     return value
 
 
+def check_init(value: Any) -> str | None:
+    """The field `init` as it is.  Raises ValueError unless it is text, or None."""
+    if value is not None and not (isinstance(value, str) and value):
+        raise ValueError(f"config.init: {value!r} must be a run directory, RUN or RUN:PART, or None")
+    return value
+
+
 def _check(run: RunConfig) -> None:
     """What only two sections together can get wrong."""
     try:
@@ -184,21 +203,25 @@ def _check(run: RunConfig) -> None:
     except ValueError as error:
         section = "model" if str(error).startswith("grid") else "data"
         raise ValueError(f"config.{section}.{error}") from None
-    if "tokens" in run.train.dropout and run.networks.text is None:
+    if "tokens" in run.train.dropout and not run.networks.text_length:
         raise ValueError("config.train.dropout: 'tokens' is dropped, but config.text is None (unconditional model)")
+    if run.train.tokens_mask and not run.train.tokens:
+        raise ValueError("config.train.tokens_mask: True, but no text features come with the data (train.tokens is 0)")
     if run.sample.ema is not None and run.sample.ema not in run.ema.decays:
         raise ValueError(f"config.sample.ema: {run.sample.ema!r} is not one of config.ema.decays {run.ema.decays}")
     if run.train.batch_size % run.train.accumulate:
         size, parts = run.train.batch_size, run.train.accumulate
         raise ValueError(f"config.train.accumulate: {parts} does not divide config.train.batch_size={size}")
     labels = ("label",) if run.networks.model.classes else ()
-    read, fed = {*run.networks.model.scalars, *labels}, set(run.train.vector)
+    read, fed = {*run.networks.model.scalars, *labels}, {*run.train.vector, *run.train.constants}
     if read - fed:
         name = min(read - fed)
         field = "classes" if name == "label" else "scalars"
-        raise ValueError(f"config.model.{field}: {name!r} must also be in config.train.vector")
+        raise ValueError(f"config.model.{field}: {name!r} must also be in config.train.vector (or train.constants)")
     if fed - read:
-        raise ValueError(f"config.train.vector: {min(fed - read)!r} is not in config.model.scalars, nothing reads it")
+        name = min(fed - read)
+        field = "vector" if name in run.train.vector else "constants"
+        raise ValueError(f"config.train.{field}: {name!r} is not in config.model.scalars, nothing reads it")
     _check_buckets(run)
 
 

@@ -131,6 +131,16 @@ class UNetConfig:
         return 4 * self.widths[0]
 
     @property
+    def classes(self) -> int:
+        """It knows no labels."""
+        return 0
+
+    @property
+    def partition(self) -> str:
+        """Frames are dealt to the devices by the layers themselves, and attention takes what it finds."""
+        return "auto"
+
+    @property
     def reads(self) -> frozenset[str]:
         """The condition keys this model reads."""
         present = {"tokens": True, "vector": bool(self.scalars), "concat": self.concat_channels > 0}

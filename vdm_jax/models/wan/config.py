@@ -78,6 +78,11 @@ class WanConfig:
         return self.channels + self.concat_channels
 
     @property
+    def image_tokens(self) -> int:
+        """Tokens of `image`: as many as there are positions, or those of CLIP-H, 16 x 16 patches and the class."""
+        return self.image_positions or (257 if self.image_dim else 0)
+
+    @property
     def classes(self) -> int:
         """It knows no labels."""
         return 0
