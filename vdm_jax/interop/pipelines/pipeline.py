@@ -32,6 +32,7 @@ from vdm_jax.interop.pipelines.request import (
 )
 from vdm_jax.interop.prompts import Encoded, Reading
 from vdm_jax.interop.scheduler_plans import Plan
+from vdm_jax.models.autoencoders import Posterior
 from vdm_jax.sampling import Denoiser, Known, guided, make_denoiser, sample
 from vdm_jax.sampling.denoiser import Network
 from vdm_jax.sharding import batch_shards
@@ -111,10 +112,14 @@ class Pipeline(abc.ABC):
         denoiser = make_denoiser(self.process, network, plan.told_by(self.process))
         return denoiser if null is None else guided(denoiser, request.guidance, null)
 
-    def decode(self, vae: Any, latents: Array) -> Array:
+    def decode(self, vae: Any, latents: Array, request: Request) -> Array:
         """Traced: latents in published units to a clip `[B, T, H, W, 3]` in [-1, 1]; one latent frame at a time."""
         dtype = self.opened.part("vae").dtype
         return vae.decode(vae.config.scale.restore(latents).astype(dtype), chunk=1)
+
+    def posterior(self, vae: Any, clip: Array) -> Posterior:
+        """Traced: a clip `[B, T, H, W, 3]` in [-1, 1] to the distribution of its latents; one latent frame at a time."""
+        return vae.encode(clip, chunk=1)
 
     def call(self, name: str, network: Any) -> Network:
         """A network that computes in its own dtype, and takes and gives float32."""
@@ -138,7 +143,7 @@ class Pipeline(abc.ABC):
         part = self.opened.part("vae")
 
         def run(params, clip):
-            posterior = part.merge(params).encode(clip.astype(part.dtype), chunk=1)
+            posterior = self.posterior(part.merge(params), clip.astype(part.dtype))
             return latents(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), posterior))
 
         return jax.device_get(self.opened.compiled(run)(self.opened.weights("vae"), clip))
@@ -185,7 +190,7 @@ def _batches(pipeline: Pipeline, request, plan: Plan, found: Conditions, draws: 
     """Clips, a batch at a time; the last is filled up with repeats, so that one program makes all."""
     opened, count = pipeline.opened, len(request.prompts)
     steps = opened.compiled(_steps(pipeline, plan, request, (batch, *pipeline.latent_shape(request)), record))
-    pixels = opened.compiled(lambda params, latents: _pixels(pipeline, params, latents))
+    pixels = opened.compiled(lambda params, latents: _pixels(pipeline, request, params, latents))
     weights, vae = {name: opened.weights(name) for name in pipeline.denoisers}, opened.weights("vae")
     shared = dataclasses.replace(found, cut={})
     for start in range(0, count, batch):
@@ -226,9 +231,9 @@ def _steps(pipeline: Pipeline, plan: Plan, request: Request, shape: tuple[int, .
     return run
 
 
-def _pixels(pipeline: Pipeline, params: Any, latents: Array) -> Array:
+def _pixels(pipeline: Pipeline, request: Request, params: Any, latents: Array) -> Array:
     """Latents to a clip in [0, 1]."""
-    clip = pipeline.decode(pipeline.opened.part("vae").merge(params), latents)
+    clip = pipeline.decode(pipeline.opened.part("vae").merge(params), latents, request)
     return jnp.clip(clip.astype(jnp.float32) / 2.0 + 0.5, 0.0, 1.0)
 
 
