@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import json
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.loading.loader import DataConfig, Loader, LoaderState, make_loader
+from data_pipelines.loading.stored import Stored
 from data_pipelines.shards.manifest import load as load_manifest
 from data_pipelines.shards.reader import captions
 from vdm_jax import sharding
 from vdm_jax.cli.config_file import load_config
+from vdm_jax.cli.latent_data import Decoder, condition_of, read_conditions, stored_for, with_null
 from vdm_jax.config import build
+from vdm_jax.interop.origin import Origin, settled, write_origin
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_mp4
 from vdm_jax.models.tokenizer import Tokenizer
@@ -29,7 +33,7 @@ from vdm_jax.training.programs import use_cache
 from vdm_jax.training.run import Run, assemble, evaluator, train_run
 from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import RunDirectory
-from vdm_jax.training.state import weights
+from vdm_jax.training.state import TrainState, weights
 from vdm_jax.types import Bucket
 
 EXAMPLE = """
@@ -51,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, args.overrides, args.workdir)
     command = ["vdm", "train", "--config", args.config, *(f"--config.{k}={v}" for k, v in args.overrides)]
     again = shlex.join([*command, "--workdir", str(args.workdir)])
     outcome = train(config, args.workdir, how_to_go_on=f"start again: {again}")
@@ -71,48 +75,109 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     Raises:
       ValueError, RunError: one line each; before any compile where it is the user's to mend.
     """
+    config, origin = settled(config, workdir)
     checked = run_config_from(config)
     data = build(DataConfig, config["data"], "config.data")
-    load_manifest(data.shards)  # a missing or damaged set is found before devices are asked for
+    stored = stored_for(checked, data, origin)  # what is wrong with the sets is found before devices are asked for
+    source = _Source(checked, data, stored, read_conditions(checked, stored))
     with sharding.joined():
-        return _train(checked, data, config, workdir, how_to_go_on)
+        return _train(source, config, origin, workdir, how_to_go_on)
 
 
-def _train(checked: RunConfig, data: DataConfig, config: Mapping[str, Any], workdir: Path, how_to_go_on) -> Outcome:
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a run trains on.
+
+    Attributes:
+      config, data: of the run.
+      stored: what its latent sets hold; None for pixels.
+      conditions: names of the stored conditions that are read; None for pixels.
+    """
+
+    config: RunConfig
+    data: DataConfig
+    stored: Stored | None
+    conditions: list[str] | None
+
+    def loader(
+        self, split: str, tokenizer: Tokenizer | None, mesh: Mesh, buckets: Sequence[Bucket], **options
+    ) -> Loader:
+        """Batches for this process."""
+        rows = functools.partial(sharding.batch_rows, mesh)
+        encode = tokenizer.encode if tokenizer else _no_text
+        options |= {"rows": rows, "tokenizer_fn": encode, "conditions": self.conditions}
+        return make_loader(self.data, split, buckets, self.config.seed, **options)
+
+    @property
+    def unread(self) -> list[str]:
+        """Stored conditions that are left where they are; that padding is not told of is no news."""
+        held = self.stored.conditions if self.stored else ()
+        return [name for name in held if name not in (*self.conditions, "tokens_mask")]
+
+    @property
+    def held_out(self) -> int:
+        """Clips that are not trained on."""
+        manifest = load_manifest(self.data.shards)
+        return manifest.records("val") if "val" in manifest.splits else 0
+
+
+def _train(source: _Source, config: Mapping[str, Any], origin: Origin | None, workdir: Path, how_to_go_on) -> Outcome:
+    checked, data = source.config, source.data
     use_cache(checked.compile)
     mesh = assemble(checked, *_no_words(checked)).mesh  # mesh, batch and heads fit
     # What does not fit the data must not leave a workdir behind, so the loader is opened once before it is made.
-    _loader(checked, data, "train", None, mesh, checked.buckets).close()
+    source.loader("train", None, mesh, checked.buckets).close()
     with RunDirectory(workdir, config) as directory:
         for change in directory.changes:
             _say(f"config changed since the last start: {change}")
-        tokenizer = open_tokenizer(checked, directory, data)
-        training = _loader(checked, data, "train", tokenizer, mesh, checked.buckets)
-        held_out = _held_out(checked, data, tokenizer, mesh)
+        if origin is not None and jax.process_index() == 0:
+            write_origin(directory.path, origin)
+        if unread := sorted(
+            set(source.stored.conditions) - {*source.conditions, "tokens_mask"} if source.stored else ()
+        ):
+            _say(f"not read by the model, and left out: {', '.join(unread)} of the clips")
+        tokenizer = open_tokenizer(checked, directory, data, origin)
+        training = source.loader("train", tokenizer, mesh, checked.buckets)
+        held_out = _held_out(source, tokenizer, mesh)
         vocab = tokenizer.vocab_size if tokenizer else 0
         whole = assemble(checked, vocab, tokenizer.encode([""]) if tokenizer else None)
         for line in whole.plan.undivided:
             _say(f"not divided by the mesh: {line}")
-        prompts = _prompts(data) if tokenizer else None
+        callbacks = functools.partial(
+            _callbacks, source=source, directory=directory, held_out=held_out, tokenizer=tokenizer, origin=origin
+        )
         try:
             return train_run(
-                whole,
-                directory,
-                _Batches(training),
-                lambda r: _callbacks(r, directory, held_out, tokenizer, prompts),
-                how_to_go_on,
-            )
+                whole, directory, _Batches(training), callbacks, how_to_go_on,
+                begin=lambda: _begin(whole, origin, source.stored),
+            )  # fmt: skip
         finally:
             training.close()
 
 
-def open_tokenizer(config: RunConfig, directory: RunDirectory, data: DataConfig) -> Tokenizer | None:
-    """The run's tokenizer: the one in the directory, else one learned from the training captions and kept there."""
+def _begin(run: Run, origin: Origin | None, stored: Stored | None) -> TrainState:
+    """The state of step 0: drawn weights, or those that the run starts from."""
+    abstract = run.plan.abstract.params
+    if origin is None:
+        state = run.plan.init(run.config.seed)
+        return dataclasses.replace(state, params=with_null(state.params, stored, abstract))
+    _say(f"starting from {origin.part} of {origin.run}")
+    return run.plan.start_from(with_null(origin.params(run.plan), stored, abstract))
+
+
+def open_tokenizer(
+    config: RunConfig, directory: RunDirectory, data: DataConfig, origin: Origin | None = None
+) -> Tokenizer | None:
+    """The run's tokenizer: the one in the directory, else that of the run it starts from, else one learned from the
+    training captions; kept in the directory."""
     if config.networks.text is None:
         return None
     path = directory.path / "tokenizer.json"
     if jax.process_index() == 0 and not path.exists():
-        Tokenizer.train(captions(data.shards, "train"), config.networks.text).save(path)
+        if origin is not None:
+            shutil.copyfile(Path(origin.run) / "tokenizer.json", path)
+        else:
+            Tokenizer.train(captions(data.shards, "train"), config.networks.text).save(path)
     sharding.wait_for_all("tokenizer")
     return Tokenizer.load(path)
 
@@ -123,20 +188,6 @@ def _no_words(config: RunConfig) -> tuple[int, dict[str, np.ndarray] | None]:
         return 0, None
     empty = np.zeros((1, config.networks.text.length), np.int32)
     return 1, {"text_ids": empty, "text_mask": empty > 0}
-
-
-def _loader(
-    config: RunConfig,
-    data: DataConfig,
-    split: str,
-    tokenizer: Tokenizer | None,
-    mesh: Mesh,
-    buckets: Sequence[Bucket],
-    **options,
-) -> Loader:
-    rows = functools.partial(sharding.batch_rows, mesh)
-    encode = tokenizer.encode if tokenizer else _no_text
-    return make_loader(data, split, buckets, config.seed, rows=rows, tokenizer_fn=encode, **options)
 
 
 def _say(line: str) -> None:
@@ -169,57 +220,75 @@ def _no_text(captions: list[str]) -> dict[str, np.ndarray]:
     return {}
 
 
-def _prompts(data: DataConfig) -> list[str]:
-    """What to sample during training: captions of held-out clips, or of training clips where none are held out."""
-    split = "val" if _held_out_clips(data) else "train"
-    return sorted(set(captions(data.shards, split)))[:SAMPLES]
-
-
-def _held_out_clips(data: DataConfig) -> int:
-    manifest = load_manifest(data.shards)
-    return manifest.records("val") if "val" in manifest.splits else 0
-
-
-def _held_out(
-    config: RunConfig, data: DataConfig, tokenizer: Tokenizer | None, mesh: Mesh
-) -> list[Mapping[str, np.ndarray]]:
+def _held_out(source: _Source, tokenizer: Tokenizer | None, mesh: Mesh) -> list[Mapping[str, np.ndarray]]:
     """The fixed batches of every evaluation: as large as in training if the split has so many clips, else smaller."""
+    config = source.config
     if config.log.eval_every is None:
         return []
-    records, parts = _held_out_clips(data), sharding.batch_shards(mesh)
+    records, parts = source.held_out, sharding.batch_shards(mesh)
     size = min(config.train.batch_size, records // parts * parts)
     if size == 0:
         _say(f"no evaluation: {records} held-out clips do not make a batch for {parts} devices")
         return []
-    loader = _loader(config, data, "val", tokenizer, mesh, [data.bucket(size)], shuffle=False)
+    loader = source.loader("val", tokenizer, mesh, [source.data.bucket(size)], shuffle=False)
     try:
         return [next(loader) for _ in range(min(records // size, config.train.eval_batches))]
     finally:
         loader.close()
 
 
-def _callbacks(run: Run, directory: RunDirectory, held_out, tokenizer: Tokenizer | None, prompts) -> list[Callback]:
+def _callbacks(
+    run: Run, *, source: _Source, directory: RunDirectory, held_out, tokenizer: Tokenizer | None, origin: Origin | None
+) -> list[Callback]:
     log, made = run.config.log, []
     if held_out:
         made.append(Evaluate(EveryN(log.eval_every), evaluator(run, held_out)))
     if log.sample_every is None:
         return made
+    given, labels = _to_sample(source, tokenizer)
+    show = _shower(run, origin)
+    if show is None:
+        _say("no sample videos: clips are latents, and the autoencoder that shows them is not at hand (config.init)")
+        return made
     generate = run.generator()
-    text = tokenizer.encode(prompts) if tokenizer else SAMPLES
 
     def sample(state) -> dict[str, np.ndarray]:
-        clips = generate(weights(state, run.config.sampled_weights), text, jax.random.key(run.config.seed))
-        return {"held_out": to_uint8(jax.device_get(clips))}
+        clips = generate(weights(state, run.config.sampled_weights), given, jax.random.key(run.config.seed))
+        return {"held_out": to_uint8(show(clips))}
 
     def save(step: int, name: str, videos: np.ndarray) -> None:
         if jax.process_index() != 0:
             return
         folder = directory.samples / f"step_{step:08d}"
         folder.mkdir(exist_ok=True)
-        labels = prompts or [""] * len(videos)
         for i, video in enumerate(videos):
             write_mp4(folder / f"{i:03d}.mp4", video, fps=8.0)
-        write_png(contact_sheet(list(videos), labels), folder / "contact_sheet.png")
+        write_png(contact_sheet(list(videos), labels or [""] * len(videos)), folder / "contact_sheet.png")
 
     made.append(SampleVideos(EveryN(log.sample_every), sample, save=save))
     return made
+
+
+def _to_sample(source: _Source, tokenizer: Tokenizer | None) -> tuple[Any, list[str]]:
+    """What the sampler is given during training, and its captions: those of held-out clips, or of training clips where
+    none are held out."""
+    config, data = source.config, source.data
+    split = "val" if source.held_out else "train"
+    if tokenizer is not None:
+        prompts = sorted(set(captions(data.shards, split)))[:SAMPLES]
+        return tokenizer.encode(prompts), prompts
+    if not config.networks.model.reads:
+        return SAMPLES, []
+    size = min(SAMPLES, load_manifest(data.shards).records(split))
+    options = {"shuffle": False, "conditions": source.conditions}
+    with make_loader(data, split, [data.bucket(size)], config.seed, **options) as loader:
+        batch = next(loader)
+    return condition_of(config, batch), list(batch["caption"])
+
+
+def _shower(run: Run, origin: Origin | None) -> Callable[[jax.Array], np.ndarray] | None:
+    """From what is sampled to clips `[B, T, H, W, 3]` in [-1, 1]; None where nobody can."""
+    if run.config.clip_shape[3] == 3:
+        return jax.device_get
+    found = None if origin is None else origin.autoencoder()
+    return None if found is None else Decoder(*found, run.mesh)
