@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{figures_table(figures)}\n")
     for figure in figures:
         if figure.ok is not None:
-            print(f"{'ok     ' if figure.ok else 'NOT MET'}  {figure.name}: ratio {figure.ratio:.2f} (at most 1.00)")
+            print(f"{'ok     ' if figure.ok else 'NOT MET'}  {figure.name}: ratio {figure.ratio:.2f}")
     if args.json:
         write_figures(args.json, figures)
     return NOT_MET if any(figure.ok is False for figure in figures) else 0
