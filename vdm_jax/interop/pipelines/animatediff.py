@@ -29,9 +29,10 @@ class Animated(Opened):
     """Parts of which the UNet of pictures has the adapter's motion modules put in."""
 
     def weights(self, name: str) -> Params:
-        """See `Opened.weights`."""
+        """See `Opened.weights`; a UNet that was trained here has its modules already."""
         found = super().weights(name)
-        return animated_params(found, super().weights("motion_adapter")) if name == "unet" else found
+        pictures = name == "unet" and name not in self.trained
+        return animated_params(found, super().weights("motion_adapter")) if pictures else found
 
 
 class AnimateDiff(LatentDiffusion):

@@ -6,11 +6,26 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from vdm_jax.errors import did_you_mean
+from vdm_jax.interop.pipelines.animatediff import AnimateDiff, AnimateDiffControlNet, AnimateDiffVideoToVideo
+from vdm_jax.interop.pipelines.cogvideox import CogVideoXImageToVideo, CogVideoXTextToVideo, CogVideoXVideoToVideo
+from vdm_jax.interop.pipelines.latent_diffusion import StableDiffusion
+from vdm_jax.interop.pipelines.modelscope import ModelScope, ModelScopeVideoToVideo
 from vdm_jax.interop.pipelines.opened import Params, open_parts
 from vdm_jax.interop.pipelines.pipeline import Pipeline
+from vdm_jax.interop.pipelines.svd import StableVideoDiffusion
 from vdm_jax.interop.pipelines.wan import WanImageToVideo, WanTextToVideo, WanVideoToVideo
 
 PIPELINES: dict[str, type[Pipeline]] = {
+    "AnimateDiffControlNetPipeline": AnimateDiffControlNet,
+    "AnimateDiffPipeline": AnimateDiff,
+    "AnimateDiffVideoToVideoPipeline": AnimateDiffVideoToVideo,
+    "CogVideoXImageToVideoPipeline": CogVideoXImageToVideo,
+    "CogVideoXPipeline": CogVideoXTextToVideo,
+    "CogVideoXVideoToVideoPipeline": CogVideoXVideoToVideo,
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableVideoDiffusionPipeline": StableVideoDiffusion,
+    "TextToVideoSDPipeline": ModelScope,
+    "VideoToVideoSDPipeline": ModelScopeVideoToVideo,
     "WanImageToVideoPipeline": WanImageToVideo,
     "WanPipeline": WanTextToVideo,
     "WanVideoToVideoPipeline": WanVideoToVideo,

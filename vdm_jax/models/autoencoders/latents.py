@@ -39,7 +39,10 @@ class Posterior:
 
     def sample(self, rng: Array) -> Array:
         """Latents drawn with a JAX key, `[B, t, h, w, c]`."""
-        noise = jax.random.normal(rng, self.mean.shape, self.mean.dtype)
+        return self.at(jax.random.normal(rng, self.mean.shape, self.mean.dtype))
+
+    def at(self, noise: Array) -> Array:
+        """Latents that given standard normal noise leads to, both `[B, t, h, w, c]`."""
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Array:

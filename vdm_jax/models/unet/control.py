@@ -9,8 +9,10 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from vdm_jax.diffusion.leaves import expand
 from vdm_jax.models.unet.config import UNetConfig
 from vdm_jax.models.unet.residual import SPACE
 from vdm_jax.models.unet.trunk import Control, Half, UNet, stacked
@@ -156,8 +158,8 @@ class ControlledUNet(nnx.Module):
         """What it reads where it is given."""
         return self.reads
 
-    def __call__(self, x: Array, t: Array, cond: Condition | None = None) -> Array:
-        """As `UNet`, with `hint` among the conditions."""
+    def __call__(self, x: Array, t: Array, cond: Condition | None = None, *, share: Array | float = 1.0) -> Array:
+        """As `UNet`, with `hint` among the conditions; `share`, a number or `[B, T]`, is one more such factor."""
         cond = dict(cond or {})
         check_condition(cond, self.reads, "ControlledUNet", needs=self.reads)
 
@@ -165,5 +167,6 @@ class ControlledUNet(nnx.Module):
             return {key: value for key, value in cond.items() if key in reads or key == "tokens_mask"}
 
         control = self.branch(x, t, of(self.branch.reads))
-        scaled = Control(tuple(y * self.strength for y in control.down), control.mid * self.strength)
+        factor = jnp.asarray(self.strength * share, x.dtype)
+        scaled = Control(tuple(y * expand(factor, y) for y in control.down), control.mid * expand(factor, control.mid))
         return self.unet(x, t, of(self.unet.reads), control=scaled)
