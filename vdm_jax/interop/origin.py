@@ -32,7 +32,10 @@ from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.imported import PUBLISHED, is_imported, open_imported, records_of
 from vdm_jax.interop.schedulers import read_scheduler
 from vdm_jax.interop.tensors import read_json
+from vdm_jax.interop.unet import UNET_2D
+from vdm_jax.interop.unet_motion import MOTION_ADAPTER, UNET_MOTION
 from vdm_jax.models.networks import BACKBONES, kind_of
+from vdm_jax.models.unet.motion import animated, animated_params
 from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.precision import PRECISIONS
 from vdm_jax.training.run_config import check_init, complete, run_config_from
@@ -56,6 +59,7 @@ class Origin:
       model: section of the network, complete.
       process: section of the process; None where nobody states it.
       text: section of the text encoder that was trained with it; None otherwise.
+      adapter: component whose motion modules are put into the network (AnimateDiff); None for none.
       published: `class` and `config`, its `config.json`, of a network with a published class; None otherwise.
       pipeline: the import whose text encoder and autoencoder belong to it; None where there is none.
       source: the folder it was imported from, in the end.
@@ -72,6 +76,7 @@ class Origin:
     pipeline: str | None
     source: str
     digest: str
+    adapter: str | None = None
 
     @property
     def imported(self) -> bool:
@@ -89,8 +94,9 @@ class Origin:
         if not path.is_dir():
             raise RunError(f"config.init: {path} is gone, and no checkpoint was saved yet")
         if self.imported:
-            found = open_imported(path, self.part, plan.mesh, plan.rules)[self.part]
-            return {"backbone": found.params}
+            names = [self.part] if self.adapter is None else [self.part, self.adapter]
+            found = [open_imported(path, name, plan.mesh, plan.rules)[name].params for name in names]
+            return {"backbone": found[0] if self.adapter is None else animated_params(*found)}
         masters = run_config_from(read_config(path)).train.masters
         dtype = PRECISIONS["float32" if self.part.startswith("ema:") else masters]
 
@@ -190,8 +196,13 @@ def _of_import(init: str, run: Path, part: str) -> Origin:
         raise ValueError(f"config.init: {run} has {' and '.join(able)}; name one, as in {run}:{able[0]}")
     part = part or able[0]
     record = records[part]
-    model = FAMILIES[record["class"]].config(record["config"])
+    family, adapter = FAMILIES[record["class"]], _adapter_for(part, records)
+    model, published = family.config(record["config"]), record["config"]
+    if adapter is not None:
+        model = animated(model, MOTION_ADAPTER.config(records[adapter]["config"]))
+        family, published = UNET_MOTION, UNET_MOTION.published_config(model)
     scheduler = run / _SCHEDULER
+    digests = [digest_of(run, name) for name in (part, adapter) if name]
     return Origin(
         init=init,
         run=str(run),
@@ -199,11 +210,19 @@ def _of_import(init: str, run: Path, part: str) -> Origin:
         model={"kind": kind_of(model), **to_dict(model)},
         process=process_to_dict(read_scheduler(read_json(scheduler)).process) if scheduler.is_file() else None,
         text=None,
-        published={"class": record["class"], "config": record["config"]},
+        published={"class": family.published, "config": published},
         pipeline=str(run),
         source=record["source"],
-        digest=digest_of(run, part),
+        digest=digests[0] if adapter is None else hashlib.sha256("".join(digests).encode()).hexdigest(),
+        adapter=adapter,
     )
+
+
+def _adapter_for(part: str, records: Mapping[str, Any]) -> str | None:
+    """The component with the motion modules of a UNet of pictures, as its pipeline takes them."""
+    if records[part]["class"] != UNET_2D.published:
+        return None
+    return next((name for name, record in records.items() if record["class"] == MOTION_ADAPTER.published), None)
 
 
 def _of_trained(init: str, run: Path, part: str) -> Origin:

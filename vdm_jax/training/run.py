@@ -115,7 +115,7 @@ def assemble(
     dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
     scalars = {"vector": config.train.vector, "constants": config.train.constants}
     objective = DenoisingObjective(config.process, dropout, **scalars, **empty)
-    stage = plain(objective, config.optimizer, config.train.steps).stages[0]
+    stage = plain(objective, config.optimizer, config.train.steps, config.train.trains).stages[0]
     plan = plan_state(
         lambda rngs: config.networks.make(vocab_size, rngs),
         stage,

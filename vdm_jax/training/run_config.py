@@ -48,7 +48,8 @@ class TrainConfig:
       vector: batch entries that become scalar conditions (`fps`).
       constants: scalar conditions that are the same for all clips, with their values (`{"ofs": 2.0}`).
       tokens: text tokens of a clip, where text features come with the data (no section `text`).
-      tokens_mask: tell the network which of those are padding; published networks are not told.
+      tokens_mask: tell the network which of those are padding; most published networks are not told.
+      trains: which parameters train, patterns of their paths (`nn.path_filter`); the others keep their bits.
       eval_batches: batches of held-out clips that an evaluation looks at.
     """
 
@@ -62,6 +63,7 @@ class TrainConfig:
     constants: dict = dataclasses.field(default_factory=dict)
     tokens: int = 0
     tokens_mask: bool = False
+    trains: tuple[str, ...] = ("*",)
     eval_batches: int = 2
 
     def __post_init__(self):
