@@ -1,0 +1,147 @@
+"""AnimateDiff's published pipelines: the same noise in, the same latents at every step, the same clip out."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.interop.pipelines.oracle import (
+    check_same,
+    imported,
+    network,
+    noise,
+    picture,
+    run_here,
+    run_there,
+    scheduler,
+    to_torch,
+)
+from tests.interop.pipelines.unets import (
+    FRAMES,
+    GROUPS,
+    HERE,
+    LATENTS,
+    SIDE,
+    THERE,
+    TRUNK,
+    Drawn,
+    latent_diffusion,
+)
+from vdm_jax.cli.main import main
+from vdm_jax.interop.controlnet import CONTROLNET
+from vdm_jax.interop.pipelines.animatediff import controlled
+from vdm_jax.interop.pipelines.families import open_pipeline
+from vdm_jax.interop.pipelines.request import Draws, Request
+from vdm_jax.interop.unet import UNET_2D
+from vdm_jax.interop.unet_motion import MOTION_ADAPTER
+
+diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
+Image = pytest.importorskip("PIL.Image", reason="published pipelines take its pictures")
+
+_DOWN = {**GROUPS, "down_block_types": ["CrossAttnDownBlock2D"], "attention_head_dim": 2}
+_UNET = {**TRUNK, **_DOWN, "up_block_types": ["CrossAttnUpBlock2D"]}
+_ADAPTER = {
+    "block_out_channels": [32], "motion_layers_per_block": 1, "motion_norm_num_groups": 8,
+    "motion_num_attention_heads": 2, "motion_max_seq_length": 8,
+}  # fmt: skip
+_BRANCH = {"conditioning_embedding_out_channels": [4, 8]}  # a latent is two pixels on each side
+_STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """All but the scheduler; the UNet is one of pictures."""
+    return {
+        **latent_diffusion(), "unet": network(UNET_2D, _UNET, 3), "motion_adapter": network(MOTION_ADAPTER, _ADAPTER, 4)
+    }  # fmt: skip
+
+
+def pictures(frames):
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def test_text_to_video(parts, tmp_path, capsys):
+    """From the folders of a UNet of pictures and of an adapter, as they are published."""
+    pipeline = diffusers.AnimateDiffPipeline(**parts, scheduler=scheduler("animatediff_lightning_euler"))
+    folder = tmp_path / "published"
+    pipeline.save_pretrained(folder)
+    for old in (folder / "unet").iterdir():
+        old.unlink()
+    parts["unet"].save_pretrained(folder / "unet")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["unet"][1] = "UNet2DConditionModel"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert main(["import", str(folder), "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "unet: UNet2DConditionModel" in said
+    assert "motion_adapter: MotionAdapter" in said
+    start = noise(1, *LATENTS)
+    call = {**THERE, "num_frames": FRAMES, "num_inference_steps": _STEPS, "latents": to_torch(start)}
+    theirs = run_there(pipeline, **call)
+    check_same(run_here(tmp_path / "run", Request(**HERE, frames=FRAMES, steps=_STEPS), Draws(start)), theirs)
+
+
+def test_lcm(parts, tmp_path):
+    """Each step but the last draws noise; the UNet was put together before it was saved."""
+    pipeline = diffusers.AnimateDiffPipeline(**parts, scheduler=scheduler("animatelcm_lcm"))
+    run, start, drawn = imported(pipeline, tmp_path), noise(1, *LATENTS), Drawn()
+    call = {"num_frames": FRAMES, "num_inference_steps": _STEPS, "latents": to_torch(start)}
+    theirs = run_there(pipeline, **THERE, **call, generator=drawn.generator)
+    steps = np.stack([drawn.clips(*LATENTS[:3]) for _ in range(_STEPS - 1)] + [np.zeros((1, *LATENTS), np.float32)])
+    check_same(run_here(run, Request(**HERE, frames=FRAMES, steps=_STEPS), Draws(start, steps)), theirs)
+
+
+def test_controlnet(parts, tmp_path):
+    """The branch is added in the middle two of four steps, at less than its strength."""
+    trunk = {name: value for name, value in TRUNK.items() if name != "sample_size"}
+    branch = network(CONTROLNET, {**trunk, **_DOWN, **_BRANCH}, 5)
+    pipeline = diffusers.AnimateDiffControlNetPipeline(
+        **parts, controlnet=branch, scheduler=scheduler("animatediff_ddim")
+    )
+    run, start, control = imported(pipeline, tmp_path), noise(1, *LATENTS), picture(FRAMES, 20, 30, 3)
+    own = {"controlnet_conditioning_scale": 0.7, "control_guidance_start": 0.25, "control_guidance_end": 0.75}
+    size = {"num_frames": FRAMES, "num_inference_steps": _STEPS, "latents": to_torch(start)}
+    call = {**THERE, **size, "conditioning_frames": pictures(control)}
+    theirs = run_there(pipeline, **call, **own)
+    check_same(run_here(run, Request(**HERE, control=control, steps=_STEPS, options=own), Draws(start)), theirs)
+    whole = run_there(pipeline, **call, controlnet_conditioning_scale=0.7)
+    assert all(np.abs(whole.visited[k] - theirs.visited[k]).max() > 1e-2 for k in range(_STEPS))
+    refuses(run, control)
+
+
+def refuses(run, control):
+    """What cannot be is refused."""
+    opened = open_pipeline(run)
+    filled = opened.complete(Request(("a",), control=control))
+    assert (filled.frames, filled.height, filled.width, filled.guidance) == (FRAMES, SIDE, SIDE, 7.5)
+    for said, why in (
+        ({}, "control: missing; AnimateDiffControlNetPipeline needs it"),
+        ({"control": control, "frames": 5}, "frames: 5 asked for, there are 3 pictures"),
+        ({"control": np.repeat(control, 3, axis=0)}, "frames: 9 is more than max_frames=8"),
+        ({"control": control, "options": {"control_guidance_end": 0.0}}, "control_guidance_start: 0.0 must be"),
+        ({"control": control, "strength": 0.5}, "strength: AnimateDiffControlNetPipeline does not take it"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            opened.complete(Request(("a",), **said))
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (0.25, 0.75), (0.0, 0.3), (0.6, 1.0), (0.3, 0.4)])
+def test_steps_with_the_branch_are_those_of_the_published_rule(ends):
+    told = np.array([999.0, 700.0, 400.0, 100.0])
+    options = {"control_guidance_start": ends[0], "control_guidance_end": ends[1]}
+    low, high = controlled(told, Request(options=options))
+    wanted = [not (step / 4 < ends[0] or (step + 1) / 4 > ends[1]) for step in range(4)]
+    np.testing.assert_array_equal((told > low) & (told < high), wanted)
+
+
+def test_video_to_video(parts, tmp_path):
+    pipeline = diffusers.AnimateDiffVideoToVideoPipeline(**parts, scheduler=scheduler("animatediff_ddim"))
+    run, video, drawn = imported(pipeline, tmp_path), picture(FRAMES, 24, 40, 3), Drawn()
+    call = {"num_inference_steps": 6, "strength": 0.5, "generator": drawn.generator}
+    theirs = run_there(pipeline, **THERE, video=pictures(video), height=SIDE, width=SIDE, **call)
+    posterior = drawn.pictures(FRAMES, *LATENTS[1:3])[None]
+    start = drawn.pictures(FRAMES, *LATENTS[1:3])[None]
+    request = Request(**HERE, video=video, steps=6, strength=0.5)
+    check_same(run_here(run, request, Draws(start, condition=posterior)), theirs)
+    filled = open_pipeline(run).complete(Request(("a",), video=video))
+    assert (filled.frames, filled.height, filled.strength) == (FRAMES, SIDE, 0.8)
