@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -32,7 +33,6 @@ Array = jax.Array
 TAG = "lora"
 MATRICES = "qkv"  # names of the last two or all three matrices of a fused kernel
 FUSED_AXES = ("heads", None, "head_dim")  # the output dims of one
-_BETWEEN = "="  # stands between the two names of a site, and in no pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,8 @@ def add_lora(
 
 def choose(found: Collection[Site], targets: Collection[str], published: Mapping[Site, str]) -> list[Site]:
     """The sites whose name here or published name matches; see `add_lora`."""
-    named = {(*site.layer, *site.matrix, _BETWEEN, *published.get(site, "").split(".")): site for site in found}
+    # Both names one after the other make one path, so that a pattern or its `!` finds either.
+    named = {(*site.layer, *site.matrix, *published.get(site, "").split(".")): site for site in found}
     patterns = [pattern.replace(".", "/") for pattern in targets]
     return sorted(named[name] for name in select(named.keys(), patterns, "targets"))
 
@@ -194,13 +195,16 @@ def merged(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
 
 
 def _plus(kernel: Array, matrix: str, a: Array, b: Array, scale: float) -> Array:
-    where = (..., _matrices(kernel.shape[-2]).index(matrix), slice(None)) if matrix else ()
-    part = jnp.asarray(kernel)[where]
-    times = lambda a, b: jnp.tensordot(a, b, 1)  # noqa: E731
-    if a.ndim + b.ndim - part.ndim == 3:  # both have a dim of layers
-        times = jax.vmap(times)
-    whole = part.astype(jnp.float32) + scale * times(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
-    return jnp.asarray(kernel).at[where].set(whole.astype(kernel.dtype))
+    """`W + s B A` by operators alone, so that arrays of numpy stay such and nothing is compiled for them."""
+    names = _matrices(kernel.shape[-2]) if matrix else ""
+    shape = (*kernel.shape[:-2], 1, kernel.shape[-1]) if matrix else kernel.shape
+    stacked = a.ndim + b.ndim + bool(matrix) - kernel.ndim == 3  # both have a dim of layers
+    layers, rank = a.shape[:stacked], a.shape[-1]
+    a, b = (x.astype(np.float32).reshape(*layers, *to) for x, to in ((a, (-1, rank)), (b, (rank, -1))))
+    delta = scale * (a @ b).reshape(shape)
+    if matrix:
+        delta = delta * (np.arange(len(names)) == names.index(matrix)).astype(np.float32)[:, None]
+    return (kernel.astype(np.float32) + delta).astype(kernel.dtype)
 
 
 def _matrices(count: int) -> str:

@@ -125,7 +125,7 @@ def open_imported(
     if only is not None and only not in records:
         raise ValueError(f"component: {did_you_mean(only, records)}")
     return {
-        name: components.load(_examined(run, name, record), mesh=mesh, rules=rules, dtype=dtype or _dtype(record))
+        name: components.load(examined(run, name, record), mesh=mesh, rules=rules, dtype=dtype or _dtype(record))
         for name, record in records.items()
         if only in (None, name)
     }
@@ -142,15 +142,23 @@ def damage_of(run: Path) -> dict[str, str | None]:
     for name, record in records_of(run).items():
         found[name] = None
         try:
-            for stored in _examined(run, name, record).files.values():
+            for stored in examined(run, name, record).files.values():
                 stored.read()
         except (RunError, ValueError) as error:
             found[name] = str(error)
     return found
 
 
-def _examined(run: Path, name: str, record: Mapping[str, Any]) -> Examined:
-    """Raises RunError unless the files of a component are those that were imported, as far as their headers say."""
+def examined(run: Path, name: str, record: Mapping[str, Any]) -> Examined:
+    """A component of an import, none of whose weights has been read.
+
+    Args:
+      run: its directory.
+      name, record: of `records_of`.
+
+    Raises:
+      RunError: its files are not those that were imported, as far as their headers say.
+    """
     folder = run / WEIGHTS / name
     try:
         found = components.examine(folder, family=FAMILIES[record["class"]], digests=record["digests"])

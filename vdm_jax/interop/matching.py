@@ -43,13 +43,13 @@ def check_tensors(
     missing = sorted(weights.keys() - named.keys())
     unexpected = sorted(named.keys() - set(known))
     faults = [
-        *_listed("missing", missing, unexpected),
-        *_listed("unexpected", unexpected, missing),
-        *_listed("of another shape", _misshaped(weights, named)),
-        *_listed(f"neither {', '.join(READ_AS_WEIGHTS)}", _not_floats(weights, named)),
+        *listed("missing", missing, unexpected),
+        *listed("unexpected", unexpected, missing),
+        *listed("of another shape", _misshaped(weights, named)),
+        *listed(f"neither {', '.join(READ_AS_WEIGHTS)}", _not_floats(weights, named)),
     ]
     if not faults:
-        faults = _listed("another constant than the network's", _other_constants(keymap.buffers, named))
+        faults = listed("another constant than the network's", _other_constants(keymap.buffers, named))
     if faults:
         raise ValueError(f"{folder}: not a {family.published} of its config.json: {'; '.join(faults)}")
     return named
@@ -86,7 +86,7 @@ def _other_constants(buffers: Iterable[Buffer], named: Mapping[str, Stored]) -> 
     return faults
 
 
-def _listed(kind: str, items: list[str], others: list[str] | None = None) -> list[str]:
+def listed(kind: str, items: list[str], others: list[str] | None = None) -> list[str]:
     """Nothing, or what is wrong with how many; names with the nearest of `others`."""
     if not items:
         return []
