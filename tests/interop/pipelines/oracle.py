@@ -93,12 +93,12 @@ def to_torch(clip: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(clip, -1, 1)))
 
 
-def run_there(pipeline: Any, **call: Any) -> Run:
-    """Calls a published pipeline whose latents are `[N, c, t, h, w]`."""
+def run_there(pipeline: Any, channels: int = 1, **call: Any) -> Run:
+    """Calls a published pipeline whose latents are `[N, c, t, h, w]`, or with `channels` at another place."""
     visited = []
 
     def keep(_, step, timestep, tensors):
-        visited.append(np.moveaxis(tensors["latents"].float().numpy().copy(), 1, -1))
+        visited.append(np.moveaxis(tensors["latents"].float().numpy().copy(), channels, -1))
         return {}
 
     pipeline.set_progress_bar_config(disable=True)

@@ -1,0 +1,171 @@
+"""CogVideoX's published pipelines: the same noise in, the same latents at every step, the same clip out."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from tests.interop.pipelines.oracle import (
+    check_same,
+    imported,
+    network,
+    noise,
+    picture,
+    run_here,
+    scheduler,
+    tokenizer,
+)
+from tests.interop.pipelines.oracle import run_there as run_any
+from tests.interop.pipelines.unets import Drawn
+from vdm_jax.interop.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
+from vdm_jax.interop.cogvideox import COGVIDEOX
+from vdm_jax.interop.encoders import T5_ENCODER
+from vdm_jax.interop.pipelines.families import open_pipeline
+from vdm_jax.interop.pipelines.request import Draws, Request
+
+diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
+Image = pytest.importorskip("PIL.Image", reason="published pipelines take its pictures")
+
+_LENGTH = 6
+_TRANSFORMER = {
+    "num_attention_heads": 2, "attention_head_dim": 32, "in_channels": 4, "out_channels": 4, "time_embed_dim": 16,
+    "text_embed_dim": 16, "num_layers": 2, "sample_width": 12, "sample_height": 8, "sample_frames": 9,
+    "max_text_seq_length": _LENGTH,
+}  # fmt: skip
+_ROPE = {"use_rotary_positional_embeddings": True}
+_LEARNED = {**_ROPE, "use_learned_positional_embeddings": True, "in_channels": 8}
+_LATER = {**_ROPE, "patch_size_t": 2, "patch_bias": False, "sample_width": 14, "sample_height": 14}
+_LATER_PICTURE = {**_LATER, "in_channels": 8, "ofs_embed_dim": 16}
+_VAE = {
+    "down_block_types": ["CogVideoXDownBlock3D"] * 3, "up_block_types": ["CogVideoXUpBlock3D"] * 3,
+    "block_out_channels": [8, 8, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4,
+    "scaling_factor": 0.7,
+}  # fmt: skip
+_TEXT = {
+    "vocab_size": 12, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+_PROMPT, _NEGATIVE, _SHAPE = "a red square moves", "blurred", (3, 8, 12, 4)
+_SIZE = {"height": 32, "width": 48}
+_THERE = {**_SIZE, "num_inference_steps": 4, "prompt": [_PROMPT], "negative_prompt": [_NEGATIVE],
+          "guidance_scale": 3.0, "max_sequence_length": _LENGTH}  # fmt: skip
+_HERE = {**_SIZE, "steps": 4, "prompts": (_PROMPT,), "negative": _NEGATIVE, "guidance": 3.0}
+run_there = functools.partial(run_any, channels=2)
+
+
+def made(kind, transformer, plan, **vae):
+    """A tiny published pipeline."""
+    parts = {
+        "tokenizer": tokenizer(),
+        "text_encoder": network(T5_ENCODER, _TEXT, 1, 0.3),
+        "vae": network(AUTOENCODER_COGVIDEOX, {**_VAE, **vae}, 2),
+        "transformer": network(COGVIDEOX, {**_TRANSFORMER, **transformer}, 3),
+        "scheduler": scheduler(plan),
+    }
+    return getattr(diffusers, f"CogVideoX{kind}Pipeline")(**parts)
+
+
+def frames_first(drawn, count=1, shape=_SHAPE):
+    """`[count, 1, t, h, w, c]`, drawn as `[1, t, c, h, w]` each."""
+    return np.stack([drawn.pictures(*shape)[None] for _ in range(count)])
+
+
+def drawn_by_dpm(drawn, steps, shape=_SHAPE):
+    """What the published SDE solver uses: between the first step and the last, the second of two draws."""
+    draws = frames_first(drawn, 2 * steps - 2, shape)
+    return np.concatenate([draws[:1], draws[2:-1:2], draws[-1:]])
+
+
+@pytest.fixture(scope="module")
+def of_2b(tmp_path_factory):
+    pipeline = made("", {}, "cogvideox_2b_ddim")
+    return pipeline, imported(pipeline, tmp_path_factory.mktemp("cogvideox"))
+
+
+def test_text_to_video(of_2b):
+    import torch
+
+    pipeline, run = of_2b
+    prompts, start = (_PROMPT, "a blue square"), noise(2, *_SHAPE)
+    latents = torch.from_numpy(np.ascontiguousarray(np.moveaxis(start, -1, 2)))
+    call = {**_THERE, "prompt": list(prompts), "negative_prompt": [_NEGATIVE] * 2, "latents": latents}
+    theirs = run_there(pipeline, **call)
+    check_same(run_here(run, Request(**{**_HERE, "prompts": prompts}), Draws(start)), theirs)
+    swapped = run_there(pipeline, **{**call, "prompt": list(prompts[::-1])}).visited[-1]
+    assert np.abs(swapped - theirs.visited[-1]).max() > 1e-2 * np.abs(swapped).max(), "the prompt says nothing"
+
+
+def test_dynamic_guidance_and_draws_at_every_step(tmp_path):
+    """5B with the solver that its authors took, whose guidance grows as the steps go by."""
+    pipeline = made("", _ROPE, "cogvideox_5b_dpm")
+    run, call = imported(pipeline, tmp_path), {**_THERE, "num_frames": 9}
+    drawn = Drawn()
+    theirs = run_there(pipeline, **call, use_dynamic_cfg=True, generator=drawn.generator)
+    (start,), steps = frames_first(drawn), drawn_by_dpm(drawn, 4)
+    request = Request(**_HERE, frames=9, options={"dynamic_guidance": 1})
+    check_same(run_here(run, request, Draws(start, steps)), theirs)
+    plain = run_there(pipeline, **call, generator=Drawn().generator).visited
+    assert np.abs(plain - theirs.visited).max() > 1e-2 * np.abs(plain).max(), "the scale says nothing"
+
+
+def test_image_to_video(tmp_path):
+    pipeline, drawn, image = made("ImageToVideo", _LEARNED, "cogvideox_5b_ddim"), Drawn(), picture(24, 40, 3)
+    run = imported(pipeline, tmp_path)
+    call = {"image": Image.fromarray(image), "num_frames": 9, "generator": drawn.generator}
+    theirs = run_there(pipeline, **_THERE, **call)
+    posterior, (start,) = drawn.clips(1, 8, 12), frames_first(drawn)
+    check_same(run_here(run, Request(**_HERE, image=image), Draws(start, condition=posterior)), theirs)
+
+
+def test_image_to_video_of_later_version(tmp_path):
+    """Two latent frames a token: a frame more than the clip has, and scaled the other way."""
+    pipeline = made("ImageToVideo", _LATER_PICTURE, "cogvideox_5b_dpm", invert_scale_latents=True)
+    run, drawn, image = imported(pipeline, tmp_path), Drawn(), picture(32, 48, 3)
+    call = {"image": Image.fromarray(image), "num_frames": 9, "generator": drawn.generator}
+    theirs = run_there(pipeline, **_THERE, **call)
+    shape = (4, *_SHAPE[1:])
+    posterior, (start,) = drawn.clips(1, 8, 12), frames_first(drawn, 1, shape)
+    draws = Draws(start, drawn_by_dpm(drawn, 4, shape), posterior)
+    check_same(run_here(run, Request(**_HERE, frames=9, image=image), draws), theirs)
+    assert theirs.video.shape[1] == 9
+
+
+def test_video_to_video(of_2b):
+    """Of the text-to-video run: theirs is another class with the same parts."""
+    pipeline = diffusers.CogVideoXVideoToVideoPipeline(**of_2b[0].components)
+    drawn, video = Drawn(), picture(9, 24, 40, 3)
+    call = {"video": [Image.fromarray(each) for each in video], "strength": 0.8, "generator": drawn.generator}
+    theirs = run_there(pipeline, **_THERE, **call)
+    posterior, (start,) = drawn.clips(3, 8, 12), frames_first(drawn)
+    ours = run_here(of_2b[1], Request(**_HERE, video=video, strength=0.8), Draws(start, condition=posterior))
+    assert len(ours.visited) == 3
+    check_same(ours, theirs)
+
+
+def test_published_defaults(of_2b):
+    """Frames and size are those of the transformer; 1.5 has positions far beyond what it was trained with."""
+    filled = open_pipeline(of_2b[1]).complete(Request((_PROMPT,)))
+    assert (filled.frames, filled.height, filled.width) == (9, 32, 48)
+    assert (filled.steps, filled.guidance, filled.fps, filled.strength) == (50, 6.0, 8.0, None)
+    filled = open_pipeline(of_2b[1]).complete(Request((_PROMPT,), video=picture(17, 8, 8, 3)))
+    assert (filled.frames, filled.strength) == (17, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": 10}, "10 frames cannot be represented; the nearest that can: 9 or 16"),
+        ({"height": 36}, "height: 36 cannot be represented, only multiples of 8; the nearest: 32 or 40"),
+        ({"image": picture(8, 8, 3)}, "image: CogVideoXPipeline does not take it"),
+        ({"strength": 0.5}, "strength: needs a video to change"),
+        ({"video": picture(8, 8, 8, 3), "strength": 2.0}, "strength: 2.0 must be above 0 and at most 1"),
+        ({"video": picture(8, 8, 8, 3), "frames": 9}, "frames: 9 asked for, the video has 8"),
+        ({"video": picture(11, 8, 8, 3)}, "11 frames cannot be represented; the nearest that can: 9 or 16"),
+        ({"options": {"dynamic_guidance": 2}}, "dynamic_guidance: 2 must be 0 or 1"),
+        ({"options": {"dynamic_guidence": 1}}, "did you mean 'dynamic_guidance'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(of_2b, changes, message):
+    with pytest.raises(ValueError, match=message):
+        open_pipeline(of_2b[1]).complete(Request((_PROMPT,), **changes))
