@@ -1,10 +1,11 @@
-"""Every published class that can be read and written; a further one is one line."""
+"""Every class that can be read and written, the published ones and the project's own; a further one is one line."""
 
 from vdm_jax.interop.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
 from vdm_jax.interop.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
 from vdm_jax.interop.autoencoders_wan import AUTOENCODER_WAN
 from vdm_jax.interop.cogvideox import COGVIDEOX
 from vdm_jax.interop.controlnet import CONTROLNET
+from vdm_jax.interop.dit import DIT, TEXT
 from vdm_jax.interop.encoders import ENCODERS
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.latte import LATTE
@@ -19,9 +20,11 @@ _ALL: tuple[Family, ...] = (
     AUTOENCODER_COGVIDEOX,
     COGVIDEOX,
     CONTROLNET,
+    DIT,
     *ENCODERS,
     LATTE,
     MOTION_ADAPTER,
+    TEXT,
     UNET_2D,
     UNET_3D,
     UNET_MOTION,

@@ -31,6 +31,7 @@ class Family:
       write: our config -> `config.json`, for export.
       keymap: our config -> the map of its parameters.
       library: whose file names and `config.json` it has, `diffusers` or `transformers`.
+      fits: our config -> whether it is for this class to write it, where several classes have one module.
       spell: name of a tensor in a file -> its name in the key map, for files with other spellings, or with one tensor
         under two names.
     """
@@ -41,6 +42,7 @@ class Family:
     write: Callable[[Any], dict[str, Any]]
     keymap: Callable[[Any], KeyMap]
     library: str = "diffusers"
+    fits: Callable[[Any], bool] = lambda config: True
     spell: Callable[[str], str] = lambda name: name
 
     def config(self, published: Mapping[str, Any]) -> Any:

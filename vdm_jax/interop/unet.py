@@ -7,6 +7,7 @@
 | `UNetSpatioTemporalConditionModel` | `num_attention_heads`                               | `mixed`       |
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from vdm_jax.interop import unet_keys, unet_options
@@ -172,6 +173,15 @@ def _write_svd(config: UNetConfig) -> dict[str, Any]:
     }
 
 
-UNET_2D = Family("UNet2DConditionModel", UNet, read_pictures, write_pictures, _keymap)
-UNET_3D = Family("UNet3DConditionModel", UNet, _read_modelscope, _write_modelscope, _keymap)
-UNET_SPATIO_TEMPORAL = Family("UNetSpatioTemporalConditionModel", UNet, _read_svd, _write_svd, _keymap)
+def of_unit(temporal: str) -> Callable[[UNetConfig], bool]:
+    """What a published class fits: the UNets with this temporal unit."""
+    return lambda config: config.temporal == temporal
+
+
+UNET_2D = Family("UNet2DConditionModel", UNet, read_pictures, write_pictures, _keymap, fits=of_unit("none"))
+UNET_3D = Family(
+    "UNet3DConditionModel", UNet, _read_modelscope, _write_modelscope, _keymap, fits=of_unit("convolution")
+)
+UNET_SPATIO_TEMPORAL = Family(
+    "UNetSpatioTemporalConditionModel", UNet, _read_svd, _write_svd, _keymap, fits=of_unit("mixed")
+)

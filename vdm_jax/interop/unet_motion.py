@@ -8,7 +8,7 @@ from typing import Any
 from vdm_jax.interop import unet_keys, unet_options
 from vdm_jax.interop.family import Family, Options
 from vdm_jax.interop.keymap import Buffer, KeyMap, Rule, under
-from vdm_jax.interop.unet import check_unit, ready, transformer_layers
+from vdm_jax.interop.unet import check_unit, of_unit, ready, transformer_layers
 from vdm_jax.models.unet import UNet, UNetConfig
 from vdm_jax.models.unet.motion import MotionAdapter, MotionConfig
 
@@ -118,5 +118,5 @@ def _adapter_keymap(config: MotionConfig) -> KeyMap:
     return KeyMap(rules, _buffers(config))
 
 
-UNET_MOTION = Family("UNetMotionModel", UNet, _read, _write, _keymap)
+UNET_MOTION = Family("UNetMotionModel", UNet, _read, _write, _keymap, fits=of_unit("motion"))
 MOTION_ADAPTER = Family("MotionAdapter", MotionAdapter, _read_adapter, _write_adapter, _adapter_keymap)

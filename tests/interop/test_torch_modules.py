@@ -1,0 +1,133 @@
+"""The PyTorch files of an export, in a process that has nothing but them: same output as here for every option."""
+
+import importlib.resources
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm_jax.interop.component import Component, nested, read, write
+from vdm_jax.interop.dit import DIT, TEXT, TrainedText
+from vdm_jax.interop.family import NETWORK
+from vdm_jax.interop.parity import QUICK, relative_error
+from vdm_jax.models.dit import DiTConfig
+from vdm_jax.models.text import TextConfig
+
+B, T, H, W, L, E = 2, 4, 4, 6, 5, 6
+APART = {"attention": "factorised", "rope": False, "positions": "apart", "grid": (T, 4, 4)}
+VARIANTS = {
+    "full": {"text_dim": E},
+    "per_block_pooled": {"adaln": "per_block", "text_dim": E, "pooled_text": True, "patch": (2, 2, 2), "causal": True},
+    "factorised": {"attention": "factorised", "text_dim": E, "cross_norm": False, "text_projection": "mlp", "depth": 2},
+    "factorised_causal": {"attention": "factorised", "adaln": "per_block", "causal": True, "mlp": "swiglu"},
+    "learned": {"rope": False, "positions": "learned", "grid": (T, 2, 3), "qk_norm": "none", "mlp": "geglu"},
+    "sincos": {"rope": False, "positions": "sincos", "qk_norm": "all", "mlp": "relu2", "mlp_dim": 24},
+    "apart": {**APART, "mlp": "quick_gelu", "depth": 2},
+    "conditions": {"classes": 3, "scalars": ("fps", "motion"), "concat_channels": 2, "known_channel": True},
+}
+CALLS = """
+import sys
+import numpy as np
+import torch
+from model import DiT, TextEncoder, open_network
+
+for name in sys.argv[1:]:
+    given = {key: torch.from_numpy(value) for key, value in np.load(f"{name}/inputs.npz").items()}
+    network = open_network(TextEncoder if "ids" in given else DiT, name)
+    vector = {key.partition(".")[2]: given.pop(key) for key in list(given) if key.startswith("vector.")}
+    with torch.no_grad():
+        out = network(**given, **({"vector": vector} if vector else {}))
+    np.save(f"{name}/out.npy", out.numpy())
+others = {"jax", "flax", "vdm_jax", "diffusers", "transformers", "tokenizers"} & sys.modules.keys()
+assert not others, others
+"""
+
+
+def redrawn(shapes: dict, seed: int = 0) -> dict:
+    """Weights that hide nothing, by dotted path: scales of norms around 1, all others around 0."""
+    rng = np.random.default_rng(seed)
+    return {
+        path: (float(path.endswith("scale")) + 0.2 * rng.standard_normal(shape)).astype(np.float32)
+        for path, shape in shapes.items()
+    }
+
+
+def drawn(family, config) -> Component:
+    return Component(family, config, nested(redrawn(family.shapes(config))))
+
+
+def inputs(config: DiTConfig) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    found = {"x": rng.standard_normal((B, T, H, W, 3)), "t": np.linspace(10, 900, B * T).reshape(B, T)}
+    if config.text_dim:
+        frames = () if config.attention == "full" else (T,)  # a prompt a clip, and one a frame
+        found |= {"tokens": rng.standard_normal((B, *frames, L, E))}
+    if config.concat_channels:
+        found["concat"] = rng.standard_normal((B, T, H, W, config.concat_channels))
+    for number, name in enumerate(config.scalars):
+        found[f"vector.{name}"] = np.array([7.0, -1.0]) + number * np.array([1.0, 0.0])
+    found = {name: value.astype(np.float32) for name, value in found.items()}
+    if config.text_dim:
+        found["tokens_mask"] = np.arange(L) < np.array([[L], [L - 2]])
+    if config.classes:
+        found["vector.label"] = np.array([2, -1])
+    if config.known_channel:
+        found["known"] = np.arange(T) < np.array([[1], [2]])
+    return found
+
+
+def ours(component: Component, given: dict[str, np.ndarray]) -> np.ndarray:
+    cond = {name: value for name, value in given.items() if name not in ("x", "t") and "." not in name}
+    if vector := {name.partition(".")[2]: value for name, value in given.items() if "." in name}:
+        cond["vector"] = vector
+    networks = component.family.define(component.config)
+
+    def call(params, x, t, cond):
+        return networks.merge({NETWORK: params})[NETWORK](x, t, cond)
+
+    run = jax.jit(call, compiler_options=QUICK)
+    return np.asarray(run(component.params, given["x"], given["t"], jax.tree.map(jnp.asarray, cond)))
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """Every variant, and the text encoder, called once in one process."""
+    pytest.importorskip("torch", reason="the module is for PyTorch")
+    folder = tmp_path_factory.mktemp("torch")
+    shutil.copy(importlib.resources.files("vdm_jax.interop.torch_modules") / "dit.py", folder / "model.py")
+    for name, fields in VARIANTS.items():
+        config = DiTConfig(**{"dim": 24, "depth": 1, "heads": 2, **fields})
+        write(drawn(DIT, config), folder / name)
+        np.savez(folder / name / "inputs.npz", **inputs(config))
+    text = TrainedText(TextConfig(length=L, dim=12, depth=2, heads=2), 11)
+    write(drawn(TEXT, text), folder / "text")
+    ids = np.random.default_rng(2).integers(0, 11, (B, L))
+    np.savez(folder / "text/inputs.npz", ids=ids, mask=np.arange(L) < np.array([[L], [2]]))
+    command = [sys.executable, "-c", CALLS, *VARIANTS, "text"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_option_is_the_same_function(theirs, name):
+    component = read(theirs / name, family=DIT)
+    given = dict(np.load(theirs / name / "inputs.npz"))
+    assert component.config == DiTConfig(**{"dim": 24, "depth": 1, "heads": 2, **VARIANTS[name]})
+    out = ours(component, given)
+    assert np.abs(out).max() > 0.1
+    assert relative_error(np.load(theirs / name / "out.npy"), out) < 1e-4
+    if name == "full":  # and the comparison can fail
+        assert relative_error(ours(component, given | {"t": given["t"] * 1.01}), out) > 1e-3
+
+
+def test_the_text_encoder_is_the_same_function(theirs):
+    component = read(theirs / "text", family=TEXT)
+    given = np.load(theirs / "text/inputs.npz")
+    out = component.network()(given["ids"], given["mask"])["tokens"]
+    kept = given["mask"][..., None]
+    assert relative_error(np.load(theirs / "text/out.npy") * kept, np.asarray(out) * kept) < 1e-4
