@@ -20,6 +20,7 @@ from data_pipelines.loading.stored import Stored
 from data_pipelines.shards.manifest import load as load_manifest
 from data_pipelines.shards.reader import captions
 from vdm_jax import sharding
+from vdm_jax.adapters.lora import TAG
 from vdm_jax.cli.config_file import load_config
 from vdm_jax.cli.latent_data import Decoder, condition_of, read_conditions, stored_for, with_null
 from vdm_jax.config import build
@@ -27,13 +28,14 @@ from vdm_jax.interop.origin import Origin, settled, write_origin
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_mp4
 from vdm_jax.models.tokenizer import Tokenizer
+from vdm_jax.nn.path_filter import select
 from vdm_jax.training.callbacks import Callback, Evaluate, EveryN, SampleVideos
 from vdm_jax.training.loop import Outcome
 from vdm_jax.training.programs import use_cache
 from vdm_jax.training.run import Run, assemble, evaluator, train_run
 from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import RunDirectory
-from vdm_jax.training.state import TrainState, weights
+from vdm_jax.training.state import TrainState, overlay, weights
 from vdm_jax.types import Bucket
 
 EXAMPLE = """
@@ -162,7 +164,10 @@ def _begin(run: Run, origin: Origin | None, stored: Stored | None) -> TrainState
         state = run.plan.init(run.config.seed)
         return dataclasses.replace(state, params=with_null(state.params, stored, abstract))
     _say(f"starting from {origin.part} of {origin.run}")
-    return run.plan.start_from(with_null(origin.params(run.plan), stored, abstract))
+    params = with_null(origin.params(run.plan), stored, abstract)
+    if run.config.lora is not None:
+        params = overlay(run.plan.draw(run.config.seed, select(run.plan.networks.trainable, (TAG,))), params)
+    return run.plan.start_from(params)
 
 
 def open_tokenizer(

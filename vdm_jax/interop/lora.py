@@ -9,6 +9,7 @@ like any other, which samples, trains and exports.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import shutil
@@ -31,9 +32,20 @@ from vdm_jax.interop.imported import RECORD, WEIGHTS, examined, is_imported, rec
 from vdm_jax.interop.keymap import Entry, Layout, Rule, Shape
 from vdm_jax.interop.lora_files import Factors, read_lora, write_lora
 from vdm_jax.interop.tensors import STEMS, Stored, TensorWriter
-from vdm_jax.models.networks import BACKBONES
+from vdm_jax.models.networks import BACKBONES, kind_of
 
 _KERNEL, _WEIGHT = ".kernel", ".weight"
+
+
+def names_of(model: Any) -> dict[Site, str]:
+    """Published names of the sites of a backbone, given its config; empty where no published class has them."""
+    _, module = BACKBONES[kind_of(model)]
+    for family in FAMILIES.values():
+        if family.module is module:
+            with contextlib.suppress(ValueError):
+                family.published_config(model)
+                return published_names(family, model)
+    return {}
 
 
 def published_names(family: Family, config: Any) -> dict[Site, str]:
@@ -150,8 +162,6 @@ def import_lora(file: Path, base: str, run: Path, scale: float = 1.0) -> dict[st
       ValueError: no such file or base; the LoRA is for another one, see `lora_files.read_lora`.
       RunError: a file is damaged, or the run cannot be written.
     """
-    if not file.is_file():
-        raise ValueError(f"LORA: {file} is not a file")
     source, name = _base(base)
     found = examined(source, name, records_of(source)[name])
     pairs = read_lora(file, matrix_shapes(found.family, found.config), found.family.published)

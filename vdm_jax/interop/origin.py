@@ -227,6 +227,11 @@ def _adapter_for(part: str, records: Mapping[str, Any]) -> str | None:
 
 def _of_trained(init: str, run: Path, part: str) -> Origin:
     config = complete(read_config(run))
+    if config["lora"] is not None:
+        raise ValueError(
+            f"config.init: {run} trained low-rank pairs beside weights of another; put them into these first:"
+            f" vdm export {run} --format peft, then vdm import of its file --base {config['init']}"
+        )
     average = run_config_from(config).sampled_weights
     before = read_origin(run)
     steps = sorted((int(p.name), p) for p in (run / "checkpoints").iterdir() if p.name.isdigit())

@@ -13,11 +13,14 @@ from typing import Protocol
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
+from vdm_jax.adapters.lora import add_lora
 from vdm_jax.attention import check_degree
 from vdm_jax.config import flatten
 from vdm_jax.diffusion.configuration import process_to_dict
+from vdm_jax.interop.lora import names_of
 from vdm_jax.objectives.denoising import DenoisingObjective
 from vdm_jax.sampling.generate import make_generator
 from vdm_jax.sharding import check_batch, check_heads, make_mesh, place_batch
@@ -30,7 +33,7 @@ from vdm_jax.training.progress import Progress, open_progress
 from vdm_jax.training.recipe import plain
 from vdm_jax.training.run_config import RunConfig
 from vdm_jax.training.run_directory import RunDirectory
-from vdm_jax.training.state import StatePlan, TrainState, plan_state, weights
+from vdm_jax.training.state import MakeNetworks, StatePlan, TrainState, plan_state, weights
 from vdm_jax.training.step import StepConfig, make_eval_step, make_train_step
 from vdm_jax.training.writers import open_writer
 
@@ -115,16 +118,29 @@ def assemble(
     dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
     scalars = {"vector": config.train.vector, "constants": config.train.constants}
     objective = DenoisingObjective(config.process, dropout, **scalars, **empty)
-    stage = plain(objective, config.optimizer, config.train.steps, config.train.trains).stages[0]
-    plan = plan_state(
-        lambda rngs: config.networks.make(vocab_size, rngs),
-        stage,
-        mesh,
-        ema=config.ema,
-        guard=config.guard,
-        masters=config.train.masters,
-    )
+    stage = plain(objective, config.optimizer, config.train.steps, config.trains).stages[0]
+    train = config.train
+    kept = {"ema": config.ema, "guard": config.guard, "masters": train.masters, "frozen": train.frozen}
+    plan = plan_state(_maker(config, vocab_size), stage, mesh, **kept)
     return Run(config, plan, objective, null)
+
+
+def _maker(config: RunConfig, vocab_size: int) -> MakeNetworks:
+    """What builds the networks of a run."""
+    lora = config.lora
+    if lora is None:
+        return lambda rngs: config.networks.make(vocab_size, rngs)
+    names = names_of(config.networks.model)
+
+    def make(rngs: nnx.Rngs) -> dict[str, nnx.Module]:
+        networks = config.networks.make(vocab_size, rngs)
+        try:
+            add_lora(networks["backbone"], lora, rngs, names)
+        except ValueError as error:
+            raise ValueError(f"config.lora.{error}") from None
+        return networks
+
+    return make
 
 
 def train_run(

@@ -4,6 +4,7 @@ seed        int
 init        RUN or RUN:PART                  weights to start from (`interop.origin`); None draws them
 process     diffusion.process_from           what noise does
 model, text models.networks                  the networks
+lora        adapters.LoRAConfig              low-rank pairs, which then are what trains; None for none
 data        a section of data_pipelines      checked there; here only its clip size and buckets are read
 train       TrainConfig                      steps, batch, precision, dropout
 ema, guard, optimizer, mesh, checkpoint, log, sample, compile
@@ -14,6 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vdm_jax.adapters.lora import TAG, LoRAConfig
 from vdm_jax.config import build, to_dict
 from vdm_jax.diffusion.configuration import process_from, process_to_dict
 from vdm_jax.diffusion.process import Process
@@ -44,6 +46,7 @@ class TrainConfig:
       accumulate: microbatches per update.
       precision: of the computation, `float32` or `bfloat16`.
       masters: the same of weights and moments, see `training.precision`.
+      frozen: the same of weights that nothing trains; None is `masters`.
       dropout: condition -> rate at which an example loses it (`{"tokens": 0.1, "vector": {"fps": 0.1}}`).
       vector: batch entries that become scalar conditions (`fps`).
       constants: scalar conditions that are the same for all clips, with their values (`{"ofs": 2.0}`).
@@ -58,6 +61,7 @@ class TrainConfig:
     accumulate: int = 1
     precision: str = "float32"
     masters: str = "float32"
+    frozen: str | None = None
     dropout: dict = dataclasses.field(default_factory=dict)
     vector: tuple[str, ...] = ()
     constants: dict = dataclasses.field(default_factory=dict)
@@ -69,6 +73,7 @@ class TrainConfig:
     def __post_init__(self):
         check_precision(self.precision)
         check_precision(self.masters, "masters")
+        check_precision(self.frozen or self.masters, "frozen")
         for name in ("steps", "batch_size", "accumulate", "eval_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be 1 or more")
@@ -98,6 +103,12 @@ class RunConfig:
     sample: SampleConfig
     compile: CompileConfig
     init: str | None = None
+    lora: LoRAConfig | None = None
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Patterns of the parameters that train: with `lora`, its pairs unless `train.trains` says what else."""
+        return (TAG,) if self.lora is not None and self.train.trains == ("*",) else self.train.trains
 
     @property
     def sampled_weights(self) -> str | None:
@@ -116,7 +127,7 @@ _SECTIONS: dict[str, type] = {
     "sample": SampleConfig,
     "compile": CompileConfig,
 }
-_OTHERS = ("seed", "init", "process", "model", "text", "data")
+_OTHERS = ("seed", "init", "process", "model", "text", "lora", "data")
 
 
 def run_config_from(config: Mapping[str, Any]) -> RunConfig:
@@ -147,6 +158,7 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
         clip_shape=clip_shape,
         buckets=buckets or (Bucket(*clip_shape[:3], sections["train"].batch_size),),
         init=check_init(config.get("init")),
+        lora=build(LoRAConfig, config["lora"], "config.lora") if config.get("lora") else None,
         **sections,
     )
     _check(run)
@@ -172,6 +184,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         "process": process_to_dict(run.process),
         "model": model,
         "text": to_dict(run.networks.text),
+        "lora": to_dict(run.lora),
         "data": to_dict(config["data"]),
         **{name: to_dict(getattr(run, name)) for name in _SECTIONS},
     }
@@ -207,6 +220,8 @@ def _check(run: RunConfig) -> None:
         raise ValueError(f"config.{section}.{error}") from None
     if "tokens" in run.train.dropout and not run.networks.text_length:
         raise ValueError("config.train.dropout: 'tokens' is dropped, but config.text is None (unconditional model)")
+    if run.lora is not None and run.init is None:
+        raise ValueError("config.lora: is for weights that are there already; config.init must name them")
     if run.train.tokens_mask and not run.train.tokens:
         raise ValueError("config.train.tokens_mask: True, but no text features come with the data (train.tokens is 0)")
     if run.sample.ema is not None and run.sample.ema not in run.ema.decays:

@@ -82,6 +82,7 @@ class StatePlan:
       optimizers: the optax chain of each update.
       ema, guard: their configs.
       masters: precision of weights and moments.
+      frozen: precision of weights that no update trains.
       mesh, rules: where things live.
       abstract: the whole state as `ShapeDtypeStruct` with concrete `NamedSharding`s, for restore and AOT compiles.
       undivided: parameters whose dims the mesh does not divide, one line each.
@@ -95,6 +96,7 @@ class StatePlan:
     ema: EMAConfig
     guard: GuardConfig
     masters: str
+    frozen: str
     mesh: Mesh
     rules: LogicalRules
     abstract: TrainState
@@ -130,6 +132,15 @@ class StatePlan:
         around = jax.jit(functools.partial(_state_around, self), out_shardings=self.shardings)
         return dataclasses.replace(around(params), step=jax.device_put(jnp.int32(step), replicated(self.mesh)))
 
+    def draw(self, seed: int, paths: frozenset[Path]) -> Params:
+        """Fresh weights at some paths alone, such as those of an adapter."""
+
+        def drawn(key: jax.Array) -> Params:
+            with activation_sharding(self.mesh, self.rules):
+                return subset(split_params(_build(self.make, key)), paths)
+
+        return jax.jit(drawn, out_shardings=subset(self.shardings.params, paths))(stream(seed, "init"))
+
     def _fresh(self, key: jax.Array) -> TrainState:
         with activation_sharding(self.mesh, self.rules):
             return _state_around(self, split_params(_build(self.make, key)))
@@ -143,6 +154,7 @@ def plan_state(
     ema: EMAConfig | None = None,
     guard: GuardConfig | None = None,
     masters: str = "float32",
+    frozen: str | None = None,
 ) -> StatePlan:
     """Lays out the train state of a stage; no device is used.
 
@@ -152,6 +164,7 @@ def plan_state(
       mesh: of `sharding.make_mesh`.
       rules, ema, guard: defaults where None.
       masters: precision of weights and moments, see `training.precision`.
+      frozen: precision of weights that no update trains; None is `masters`.
 
     Raises:
       ValueError: a `trains` pattern without a match, an unknown logical axis, a network with random state.
@@ -161,7 +174,7 @@ def plan_state(
     trains = {u.name: select(networks.trainable, u.trains, f"updates.{u.name}.trains") for u in stage.updates}
     optimizers = {u.name: make_optimizer(u.optimizer, networks.axes) for u in stage.updates}
     plan = StatePlan(
-        networks, stage, trains, optimizers, ema, guard, masters, mesh, rules,
+        networks, stage, trains, optimizers, ema, guard, masters, frozen or masters, mesh, rules,
         abstract=None, undivided=undivided(networks.abstract, networks.axes, mesh, rules), make=make_networks,
     )  # fmt: skip
     shapes = jax.eval_shape(functools.partial(_state_around, plan), networks.abstract)
@@ -284,8 +297,8 @@ class _Keys(nnx.Rngs):
 
 def _state_around(plan: StatePlan, params: Params) -> TrainState:
     """The state that starts from `params`; traced."""
-    params = master_copy(params, plan.masters)
-    averaged = subset(params, plan.trained)
+    averaged = master_copy(subset(params, plan.trained), plan.masters)
+    params = overlay(master_copy(params, plan.frozen), averaged)
     return TrainState(
         step=jnp.int32(0),
         params=params,
