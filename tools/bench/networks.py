@@ -61,7 +61,8 @@ def _svd(widths: tuple[int, ...], clip: tuple[int, int, int]) -> Case:
     sizes = {"block_out_channels": list(widths), "num_attention_heads": [width // 32 for width in widths]}
     sizes |= {"cross_attention_dim": 64, "num_frames": clip[0], "sample_size": clip[1]}
     latents = (1, *clip, 4)
-    return _sized(case, sizes, x=latents, concat=latents, tokens=(1, 1, 64))
+    scalars = case.inputs["vector"][:1]
+    return _sized(case, sizes, x=latents, concat=latents, tokens=(1, 1, 64), vector=scalars)
 
 
 @dataclasses.dataclass(frozen=True)
