@@ -164,7 +164,6 @@ def test_published_defaults(of_2b):
         ({"options": {"dynamic_guidance": 2}}, "dynamic_guidance: 2 must be 0 or 1"),
         ({"options": {"dynamic_guidence": 1}}, "did you mean 'dynamic_guidance'"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_is_refused(of_2b, changes, message):
     with pytest.raises(ValueError, match=message):

@@ -9,6 +9,7 @@ from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.pipelines.animatediff import AnimateDiff, AnimateDiffControlNet, AnimateDiffVideoToVideo
 from vdm_jax.interop.pipelines.cogvideox import CogVideoXImageToVideo, CogVideoXTextToVideo, CogVideoXVideoToVideo
 from vdm_jax.interop.pipelines.latent_diffusion import StableDiffusion
+from vdm_jax.interop.pipelines.latte import Latte
 from vdm_jax.interop.pipelines.modelscope import ModelScope, ModelScopeVideoToVideo
 from vdm_jax.interop.pipelines.opened import Params, open_parts
 from vdm_jax.interop.pipelines.pipeline import Pipeline
@@ -22,6 +23,7 @@ PIPELINES: dict[str, type[Pipeline]] = {
     "CogVideoXImageToVideoPipeline": CogVideoXImageToVideo,
     "CogVideoXPipeline": CogVideoXTextToVideo,
     "CogVideoXVideoToVideoPipeline": CogVideoXVideoToVideo,
+    "LattePipeline": Latte,
     "StableDiffusionPipeline": StableDiffusion,
     "StableVideoDiffusionPipeline": StableVideoDiffusion,
     "TextToVideoSDPipeline": ModelScope,
