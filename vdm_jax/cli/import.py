@@ -5,27 +5,38 @@ from pathlib import Path
 
 from vdm_jax.interop.component import float_type
 from vdm_jax.interop.imported import import_folder
+from vdm_jax.interop.lora import import_lora
 
 EXAMPLE = """
 vdm import Wan2.1-T2V-1.3B-Diffusers --out runs/wan
 vdm import Wan2.1-T2V-1.3B-Diffusers/transformer --out runs/wan --dtype float32
+vdm import pytorch_lora_weights.safetensors --base runs/wan --scale 0.8 --out runs/wan_lora
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument(
-        "folder", metavar="DIR", type=Path, help="config.json beside *.safetensors, or a pipeline (model_index.json)"
-    )
+        "folder", metavar="DIR", type=Path,
+        help="config.json beside *.safetensors, or a pipeline (model_index.json); with --base, a LoRA (safetensors)",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="a new run directory")
     parser.add_argument(
         "--dtype", help="of the weights when they are used: float32, bfloat16 or float16 (as they are stored)"
     )
+    parser.add_argument(
+        "--base", metavar="RUN[:COMPONENT]", help="an import to put a LoRA into; it stays, RUN of --out is another"
+    )
+    parser.add_argument("--scale", metavar="S", type=float, help="strength of the LoRA (1, as it was trained)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Imports; returns the exit status."""
     dtype = None if args.dtype is None else float_type(args.dtype)
+    if args.base is not None:
+        return _put_in(args)
+    if args.scale is not None:
+        raise ValueError("--scale: is for a LoRA; --base must name the import to put it into")
     if not args.folder.is_dir():
         raise ValueError(f"DIR: {args.folder} is not a directory")
     for name, found in import_folder(args.folder, args.out, dtype).items():
@@ -35,5 +46,18 @@ def run(args: argparse.Namespace) -> int:
             print(
                 f"  {len(found.left_out)} tensors that nothing uses were left out: {', '.join(found.left_out[:3])} ..."
             )
+    print(args.out)
+    return 0
+
+
+def _put_in(args: argparse.Namespace) -> int:
+    """Imports a LoRA; returns the exit status."""
+    if args.dtype is not None:
+        raise ValueError("--dtype: a LoRA is put into weights of the dtype that they have; leave it out")
+    if not args.folder.is_file():
+        raise ValueError(f"DIR: with --base a LoRA, a file; {args.folder} is none")
+    scale = 1.0 if args.scale is None else args.scale
+    for name, count in import_lora(args.folder, args.base, args.out, scale).items():
+        print(f"{name}: {count} matrices changed by {args.folder.name}, scale {scale:g}")
     print(args.out)
     return 0

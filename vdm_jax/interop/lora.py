@@ -9,7 +9,6 @@ like any other, which samples, trains and exports.
 """
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import shutil
@@ -24,28 +23,31 @@ from flax.traverse_util import flatten_dict
 from vdm_jax.adapters.lora import MATRICES, TAG, Site
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop import component as components
-from vdm_jax.interop.component import Component
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import whole_or_nothing
-from vdm_jax.interop.imported import RECORD, WEIGHTS, examined, is_imported, records_of
+from vdm_jax.interop.imported import CHECKPOINTS, RECORD, WEIGHTS, examined, is_imported, records_of
 from vdm_jax.interop.keymap import Entry, Layout, Rule, Shape
 from vdm_jax.interop.lora_files import Factors, read_lora, write_lora
 from vdm_jax.interop.tensors import STEMS, Stored, TensorWriter
 from vdm_jax.models.networks import BACKBONES, kind_of
+from vdm_jax.training.checkpoint import restore_weights
+from vdm_jax.training.run_config import run_config_from
+from vdm_jax.training.run_directory import read_config
 
 _KERNEL, _WEIGHT = ".kernel", ".weight"
 
 
 def names_of(model: Any) -> dict[Site, str]:
     """Published names of the sites of a backbone, given its config; empty where no published class has them."""
+    family = _class_of(model)
+    return {} if family is None else published_names(family, model)
+
+
+def _class_of(model: Any) -> Family | None:
+    """The published class of a backbone, given its config."""
     _, module = BACKBONES[kind_of(model)]
-    for family in FAMILIES.values():
-        if family.module is module:
-            with contextlib.suppress(ValueError):
-                family.published_config(model)
-                return published_names(family, model)
-    return {}
+    return next((family for family in FAMILIES.values() if family.module is module and family.fits(model)), None)
 
 
 def published_names(family: Family, config: Any) -> dict[Site, str]:
@@ -120,29 +122,41 @@ def _orders(layout: Layout, inputs: Shape, outputs: Shape) -> tuple[np.ndarray, 
     return rows[:, 0], columns[0], window
 
 
-def write_pairs(
-    found: Component, scale: float, folder: Path, style: str, dtype: np.dtype | None = None
+def export_lora(
+    run: Path, out: Path, style: str, which: str | None = None, dtype: np.dtype | None = None
 ) -> dict[str, Factors]:
-    """Writes the pairs of a network as a folder with one file.
+    """Writes the pairs of a trained run as a folder with one file.
 
     Args:
-      found: the network, with pairs.
-      scale: `LoRAConfig.scale`.
-      folder: must not exist, or be empty.
+      run: its directory.
+      out: must not exist, or be empty.
       style: of `lora_files.STYLES`.
+      which: `params`, `ema` or `ema:<decay>`; None is what the run samples with.
       dtype: of the tensors; None is what they are.
 
     Returns:
-      What was written, by published name.
+      What was written, by published name without `.weight`.
 
     Raises:
-      ValueError, RunError: see `factors_of`, `lora_files.write_lora` and `folder.whole_or_nothing`.
+      ValueError: the run trained no pairs, or its network has no published class; no such weights; see `factors_of`
+        and `lora_files.write_lora`.
+      RunError: no intact checkpoint; the file cannot be written.
     """
-    pairs = factors_of(found.family, found.config, jax.device_get(found.params), scale)
+    if is_imported(run):
+        raise ValueError(f"--format {style}: {run} was imported; low-rank pairs are in a run that trained them")
+    config = run_config_from(read_config(run))
+    if config.lora is None:
+        raise ValueError(f"--format {style}: {run} trained no low-rank pairs (config.lora), but all of its weights")
+    model = config.networks.model
+    if (family := _class_of(model)) is None:
+        raise ValueError(f"--format {style}: the network of {run} ({kind_of(model)}) has no published class")
+    average = f"ema:{config.sampled_weights}" if config.sampled_weights else "params"
+    params = restore_weights((run / CHECKPOINTS).absolute(), average if which in (None, "ema") else which).state
+    pairs = factors_of(family, model, jax.device_get(params["backbone"]), config.lora.scale)
     if dtype is not None:
         pairs = {name: Factors(f.a.astype(dtype), f.b.astype(dtype), f.scale) for name, f in pairs.items()}
-    with whole_or_nothing(folder) as partial:
-        write_lora(partial, style, pairs, found.family.published)
+    with whole_or_nothing(out) as partial:
+        write_lora(partial, style, pairs, family.published)
     return pairs
 
 
