@@ -26,7 +26,7 @@ from vdm_jax.interop import component as components
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import whole_or_nothing
-from vdm_jax.interop.imported import CHECKPOINTS, RECORD, WEIGHTS, examined, is_imported, records_of
+from vdm_jax.interop.imported import RECORD, WEIGHTS, examined, is_imported, records_of
 from vdm_jax.interop.keymap import Entry, Layout, Rule, Shape
 from vdm_jax.interop.lora_files import Factors, read_lora, write_lora
 from vdm_jax.interop.tensors import STEMS, Stored, TensorWriter
@@ -151,7 +151,7 @@ def export_lora(
     if (family := _class_of(model)) is None:
         raise ValueError(f"--format {style}: the network of {run} ({kind_of(model)}) has no published class")
     average = f"ema:{config.sampled_weights}" if config.sampled_weights else "params"
-    params = restore_weights((run / CHECKPOINTS).absolute(), average if which in (None, "ema") else which).state
+    params = restore_weights((run / "checkpoints").absolute(), average if which in (None, "ema") else which).state
     pairs = factors_of(family, model, jax.device_get(params["backbone"]), config.lora.scale)
     if dtype is not None:
         pairs = {name: Factors(f.a.astype(dtype), f.b.astype(dtype), f.scale) for name, f in pairs.items()}
