@@ -1,10 +1,12 @@
 """CogVideoX's published pipelines: the same noise in, the same latents at every step, the same clip out."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.interop.parity import published
 from tests.interop.pipelines.oracle import (
     check_same,
     imported,
@@ -20,7 +22,9 @@ from tests.interop.pipelines.unets import Drawn
 from vdm_jax.interop.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
 from vdm_jax.interop.cogvideox import COGVIDEOX
 from vdm_jax.interop.encoders import T5_ENCODER
-from vdm_jax.interop.pipelines.families import open_pipeline
+from vdm_jax.interop.pipelines.cogvideox import dynamic_scales
+from vdm_jax.interop.pipelines.families import PIPELINES
+from vdm_jax.interop.pipelines.opened import Opened, Part
 from vdm_jax.interop.pipelines.request import Draws, Request
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
@@ -50,6 +54,7 @@ _SIZE = {"height": 32, "width": 48}
 _THERE = {**_SIZE, "num_inference_steps": 4, "prompt": [_PROMPT], "negative_prompt": [_NEGATIVE],
           "guidance_scale": 3.0, "max_sequence_length": _LENGTH}  # fmt: skip
 _HERE = {**_SIZE, "steps": 4, "prompts": (_PROMPT,), "negative": _NEGATIVE, "guidance": 3.0}
+_IMAGE, _VIDEO = picture(8, 8, 3), picture(11, 8, 8, 3)
 run_there = functools.partial(run_any, channels=2)
 
 
@@ -142,29 +147,69 @@ def test_video_to_video(of_2b):
     check_same(ours, theirs)
 
 
-def test_published_defaults(of_2b):
-    """Frames and size are those of the transformer; 1.5 has positions far beyond what it was trained with."""
-    filled = open_pipeline(of_2b[1]).complete(Request((_PROMPT,)))
-    assert (filled.frames, filled.height, filled.width) == (9, 32, 48)
-    assert (filled.steps, filled.guidance, filled.fps, filled.strength) == (50, 6.0, 8.0, None)
-    filled = open_pipeline(of_2b[1]).complete(Request((_PROMPT,), video=picture(17, 8, 8, 3)))
-    assert (filled.frames, filled.strength) == (17, 0.8)
+def of_published(kind, transformer, vae="CogVideoX-2b-vae"):
+    """A pipeline of full size, of which there are no weights."""
+    configs = {"text_encoder": (T5_ENCODER, "CogVideoX-text_encoder"), "transformer": (COGVIDEOX, transformer),
+               "vae": (AUTOENCODER_COGVIDEOX, vae)}  # fmt: skip
+    parts = {n: Part(family, family.config(published(name)), np.float32) for n, (family, name) in configs.items()}
+    name = f"CogVideoX{kind}Pipeline"
+    return PIPELINES[name](Opened(Path("run"), {"_class_name": name}, parts))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("kind", "transformer", "size", "latents"),
     [
-        ({"frames": 10}, "10 frames cannot be represented; the nearest that can: 9 or 16"),
-        ({"height": 36}, "height: 36 cannot be represented, only multiples of 8; the nearest: 32 or 40"),
-        ({"image": picture(8, 8, 3)}, "image: CogVideoXPipeline does not take it"),
-        ({"strength": 0.5}, "strength: needs a video to change"),
-        ({"video": picture(8, 8, 8, 3), "strength": 2.0}, "strength: 2.0 must be above 0 and at most 1"),
-        ({"video": picture(8, 8, 8, 3), "frames": 9}, "frames: 9 asked for, the video has 8"),
-        ({"video": picture(11, 8, 8, 3)}, "11 frames cannot be represented; the nearest that can: 9 or 16"),
-        ({"options": {"dynamic_guidance": 2}}, "dynamic_guidance: 2 must be 0 or 1"),
-        ({"options": {"dynamic_guidence": 1}}, "did you mean 'dynamic_guidance'"),
+        ("", "CogVideoX-2b", (49, 480, 720, 8.0), (13, 60, 90, 16)),
+        ("ImageToVideo", "CogVideoX-5b-I2V", (49, 480, 720, 8.0), (13, 60, 90, 16)),
+        ("", "CogVideoX1.5-5B", (81, 768, 1360, 16.0), (22, 96, 170, 16)),
     ],
 )
-def test_what_cannot_be_is_refused(of_2b, changes, message):
+def test_published_defaults(kind, transformer, size, latents):
+    pipeline = of_published(kind, transformer)
+    found = pipeline.complete(Request((_PROMPT,), image=_IMAGE if kind else None))
+    assert (found.frames, found.height, found.width, found.fps) == size
+    assert (found.steps, found.guidance, found.strength) == (50, 6.0, None)
+    assert pipeline.latent_shape(found) == latents
+
+
+def test_a_video_is_changed_whole_by_default():
+    found = of_published("", "CogVideoX-2b").complete(Request((_PROMPT,), video=picture(17, 8, 8, 3)))
+    assert (found.frames, found.strength) == (17, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "transformer", "changes", "message"),
+    [
+        ("", "CogVideoX-2b", {"frames": 10}, "10 frames cannot be represented; the nearest that can: 9 or 16"),
+        ("", "CogVideoX-2b", {"height": 472}, "height: 472 .* only multiples of 16; the nearest: 464 or 480"),
+        ("", "CogVideoX-2b", {"image": _IMAGE}, "image: CogVideoXPipeline does not take it"),
+        ("", "CogVideoX-2b", {"strength": 0.5}, "strength: needs a video to change"),
+        ("", "CogVideoX-2b", {"video": _VIDEO, "strength": 2.0}, "strength: 2.0 must be above 0 and at most 1"),
+        ("", "CogVideoX-2b", {"video": _VIDEO, "frames": 16}, "frames: 16 asked for, the video has 11"),
+        ("", "CogVideoX-2b", {"video": _VIDEO}, "11 frames cannot be represented; the nearest that can: 9 or 16"),
+        ("", "CogVideoX-2b", {"options": {"dynamic_guidance": 2}}, "dynamic_guidance: 2 must be 0 or 1"),
+        ("", "CogVideoX-2b", {"options": {"dynamic_guidence": 1}}, "did you mean 'dynamic_guidance'"),
+        ("VideoToVideo", "CogVideoX-2b", {}, "video: missing; CogVideoXVideoToVideoPipeline needs it"),
+        ("", "CogVideoX1.5-5B", {"video": _VIDEO, "frames": 9}, "9 of a video are 3 latent frames.* changed: 8"),
+        ("", "CogVideoX1.5-5B", {"width": 2416}, "width: 2416 is more than 2400, where its positions end"),
+        ("ImageToVideo", "CogVideoX-5b-I2V", {}, "image: missing; CogVideoXImageToVideoPipeline needs it"),
+        ("ImageToVideo", "CogVideoX-5b-I2V", {"image": _IMAGE, "width": 704}, "width: 704 is not 720, the only one"),
+    ],
+)
+def test_what_cannot_be_is_refused(kind, transformer, changes, message):
     with pytest.raises(ValueError, match=message):
-        open_pipeline(of_2b[1]).complete(Request((_PROMPT,), **changes))
+        of_published(kind, transformer).complete(Request((_PROMPT,), **changes))
+
+
+def test_a_transformer_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="transformer: reads a picture, which does not go with CogVideoXPipeline"):
+        of_published("", "CogVideoX1.5-5B-I2V")
+    with pytest.raises(ValueError, match="transformer: reads no picture"):
+        of_published("ImageToVideo", "CogVideoX-5b")
+
+
+def test_dynamic_scales():
+    """Between 1 and 1 + w; the last timesteps are below K, where it rises at last."""
+    scales = dynamic_scales(6.0, np.array([999, 10, 5, 0]))
+    assert ((scales >= 1.0) & (scales <= 7.0)).all()
+    assert dynamic_scales(6.0, np.zeros(1)) == [7.0]
