@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import safetensors
+from safetensors.numpy import save_file
 
 from vdm_jax.errors import RunError
 from vdm_jax.interop.keymap import Shape
 from vdm_jax.interop.matching import listed
-from vdm_jax.interop.tensors import NAMES, read_header, read_json
+from vdm_jax.interop.tensors import read_header, read_json
 
 METADATA, WEIGHTS_NAME = "lora_adapter_metadata", "pytorch_lora_weights.safetensors"
 STYLES = ("peft", "comfy")
@@ -155,8 +156,7 @@ def write_lora(folder: Path, style: str, factors: Mapping[str, Factors], publish
     for stem, pair in factors.items():
         if style == "comfy":
             name = comfy_name(stem, published)
-            halves = {"lora_down.weight": pair.a, "lora_up.weight": pair.b}
-            halves["alpha"] = np.asarray(pair.scale * pair.rank, np.float32)
+            halves = _for_comfy(stem, pair, published)
         else:
             name = f"{prefix_of(published)}.{stem}"
             halves = {"lora_A.weight": pair.a, "lora_B.weight": pair.b}
@@ -165,15 +165,16 @@ def write_lora(folder: Path, style: str, factors: Mapping[str, Factors], publish
     if style == "peft":
         metadata[METADATA] = json.dumps(_metadata(factors, prefix_of(published)), indent=2, sort_keys=True)
     file = folder / WEIGHTS_NAME
-    flat = {
-        name: {"dtype": _TYPES[NAMES[values.dtype]], "shape": list(values.shape), "data": values.tobytes()}
-        for name, values in tensors.items()
-    }
-    safetensors.serialize_file(flat, str(file), metadata)
+    save_file(tensors, file, metadata)
     return file
 
 
-_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+def _for_comfy(stem: str, pair: Factors, published: str) -> dict[str, np.ndarray]:
+    """The tensors of a pair; diffusers knows no `alpha` of Wan outside of its blocks, so there B has the scale."""
+    if published == "WanTransformer3DModel" and not stem.startswith("blocks."):
+        return {"lora_down.weight": pair.a, "lora_up.weight": (pair.scale * pair.b).astype(pair.b.dtype)}
+    alpha = np.asarray(pair.scale * pair.rank, np.float32)
+    return {"lora_down.weight": pair.a, "lora_up.weight": pair.b, "alpha": alpha}
 
 
 def _metadata(factors: Mapping[str, Factors], prefix: str) -> dict[str, Any]:
