@@ -12,8 +12,9 @@ from flax.traverse_util import flatten_dict
 from vdm_jax.errors import RunError
 from vdm_jax.interop.component import Component, float_type, nested, read, write
 from vdm_jax.interop.families import FAMILIES
+from vdm_jax.interop.keymap import LINEAR, Entry, Rule
 from vdm_jax.interop.matching import check_tensors
-from vdm_jax.interop.tensors import TensorWriter, read_header, tensors_of
+from vdm_jax.interop.tensors import Stored, TensorWriter, read_header, tensors_of
 from vdm_jax.interop.wan import WAN
 from vdm_jax.sharding import MeshConfig, make_mesh
 
@@ -132,6 +133,38 @@ def test_never_more_than_one_parameter_is_on_its_way(folder, monkeypatch):
     read(folder)
     assert len(most) > 20
     assert max(most) <= 1
+
+
+def test_tensors_read_at_once_are_never_larger_than_the_largest(folder, monkeypatch):
+    import weakref
+
+    alive, most = {}, []
+    mapped = Stored.mapped
+
+    def watched(stored):
+        values = mapped(stored)
+        alive[stored.start] = (weakref.ref(values), stored.size)
+        most.append(sum(size for ref, size in list(alive.values()) if ref() is not None))
+        return values
+
+    monkeypatch.setattr(Stored, "mapped", watched)
+    read(folder)
+    assert len(most) == len(values(folder))
+    assert max(most) <= max(stored.size for stored in tensors_of(folder).values())
+
+
+def test_only_what_a_device_holds_is_read():
+    """The piece of one device of a mesh, as in a process that has no other."""
+    rule = Rule("blocks.{i}.k.weight", "blocks.kv.kernel", LINEAR, part=(2, 0))
+    whole = np.zeros((3, 4, 2, 2, 5), np.float32)  # [layers, in, heads, k and v, c]
+    piece = (slice(1, 3), slice(0, 2), slice(1, 2), slice(None), slice(None))
+    tensor = np.arange(40, dtype=np.float32).reshape(10, 4)
+    assert Entry(rule, 0).cut(whole.shape, piece) is None
+    there, these = Entry(rule, 1).cut(whole.shape, piece)
+    part = np.zeros((2, 2, 1, 2, 5), np.float32)
+    part[there] = Entry(rule, 1).values(tensor, whole.shape)[these]
+    whole[1, :, :, 0] = tensor.T.reshape(4, 2, 5)
+    np.testing.assert_array_equal(part, whole[piece])
 
 
 def test_all_that_does_not_fit_is_listed_with_the_nearest_name(folder):

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Mapping
@@ -51,17 +52,33 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Its values.  Raises RunError if the file has changed since it was opened, or the digest is another."""
-        values = np.fromfile(self.file, self.dtype, math.prod(self.shape), offset=self.start)
-        if values.size != math.prod(self.shape):
-            raise RunError(f"{self.file}: ends within a tensor")
+        """A copy of its values.  Raises RunError, see `mapped`."""
+        return np.array(self.mapped())
+
+    def mapped(self) -> np.ndarray:
+        """Its values where the system keeps the file, for use at once and let go: they change when the file does.
+
+        Raises:
+          RunError: the file has become shorter since it was opened, or the digest is another.
+        """
+        values = self._mapped()
         if self.digest is not None and _sha256(values) != self.digest:
-            raise RunError(f"{self.file}: {self.shape} at byte {self.start} is not what was imported")
-        return values.reshape(self.shape)
+            raise RunError(f"{self.file}: {list(self.shape)} at byte {self.start} is not what was imported")
+        return values
 
     def digested(self) -> str:
-        """The digest of its values as they are now, see `read`."""
-        return _sha256(self.read())
+        """The digest of its values as they are now."""
+        return _sha256(self._mapped())
+
+    def _mapped(self) -> np.ndarray:
+        if self.size == 0:
+            return np.zeros(self.shape, self.dtype)
+        before = self.start % mmap.ALLOCATIONGRANULARITY
+        with self.file.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < self.start + self.size:
+                raise RunError(f"{self.file}: ends within a tensor")
+            pages = mmap.mmap(file.fileno(), before + self.size, offset=self.start - before, access=mmap.ACCESS_READ)
+        return np.frombuffer(pages, np.uint8, self.size, before).view(self.dtype).reshape(self.shape)
 
 
 def _sha256(values: np.ndarray) -> str:
