@@ -120,9 +120,9 @@ def test_pairs_are_cut_as_their_kernels_are():
     block = plan.shardings.params["backbone"]["blocks"]
     qkv, out = block["attention"]["qkv"], block["attention"]["out"]
     assert qkv["lora"]["q"]["a"]["kernel"].spec == P(None, ("fsdp", "context"), None)
-    assert qkv["lora"]["q"]["b"]["kernel"].spec == P(None, None, "tensor", None)
-    assert out["lora"]["a"]["kernel"].spec == P(None, "tensor", None)
-    assert out["lora"]["b"]["kernel"].spec == P(None, None, ("fsdp", "context"))
+    assert qkv["lora"]["q"]["b"]["kernel"].spec == P(None, ("fsdp", "context"), "tensor", None)
+    assert out["lora"]["a"]["kernel"].spec == P(None, "tensor", ("fsdp", "context"))
+    assert out["lora"]["b"]["kernel"].spec == P(None, ("fsdp", "context"), None)
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,3 @@ def test_the_section_comes_back_complete():
 def test_wrong_sections_are_refused(lora, message):
     with pytest.raises(ValueError, match=message):
         run_of(lora)
-
-
-def test_pairs_without_weights_are_refused():
-    with pytest.raises(ValueError, match="config.lora: is for weights that are there already; config.init must name"):
-        run_config_from(config() | {"init": None})

@@ -9,6 +9,7 @@ gradient of its size exists.  The pair of a layer stands beside its kernel, whos
     blocks/attention/out/lora/a/kernel           [layers, in, r]       cut over the mesh as the inputs of `kernel` are
     blocks/attention/out/lora/b/kernel           [layers, r, out]      ... and as its outputs
 
+A mesh axis that cuts neither cuts r (`rank` of the rules), so that no pair is held whole on many devices.
 Queries, keys and values that are one kernel here are matrices of their own: `qkv/lora/q/a/kernel`, and `k`, `v`.  What
 trains is `lora` (`nn.path_filter`).
 """
@@ -247,11 +248,11 @@ def _maker(base: Linear | Conv, axes: tuple[str | None, ...], config: LoRAConfig
 
     def make(rngs: nnx.Rngs) -> LowRank:
         rank, zeros = config.rank, jax.nn.initializers.zeros
-        b = Linear(rank, out_dims, axes=(None, *out_axes), bias=False, init=zeros, rngs=rngs)
+        b = Linear(rank, out_dims, axes=("rank", *out_axes), bias=False, init=zeros, rngs=rngs)
         if not window:
-            a = Linear(inputs, rank, axes=(in_axis, None), bias=False, init=uniform, rngs=rngs)
+            a = Linear(inputs, rank, axes=(in_axis, "rank"), bias=False, init=uniform, rngs=rngs)
             return LowRank(a, b, config.scale)
-        where = {"stride": base.stride, "padding": base.padding, "axes": (in_axis, None)}
+        where = {"stride": base.stride, "padding": base.padding, "axes": (in_axis, "rank")}
         return LowRank(Conv(inputs, rank, tuple(window), bias=False, init=uniform, rngs=rngs, **where), b, config.scale)
 
     return make

@@ -79,6 +79,8 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     """
     config, origin = settled(config, workdir)
     checked = run_config_from(config)
+    if checked.lora is not None and origin is None:
+        raise ValueError("config.lora: is for weights that are there already; config.init must name them")
     data = build(DataConfig, config["data"], "config.data")
     stored = stored_for(checked, data, origin)  # what is wrong with the sets is found before devices are asked for
     source = _Source(checked, data, stored, read_conditions(checked, stored))

@@ -34,6 +34,7 @@ PARAMETER_AXES: Table = {
     # part of the dim alone, and only fsdp has something to sum.
     "condition": ("context", "fsdp"),
     "embed_out": (),
+    "rank": ("fsdp", "context"),  # of low-rank pairs, where the other dim of a matrix is not `embed`
     "mlp": ("tensor",),
     "heads": ("tensor",),
     "head_dim": (),

@@ -220,8 +220,6 @@ def _check(run: RunConfig) -> None:
         raise ValueError(f"config.{section}.{error}") from None
     if "tokens" in run.train.dropout and not run.networks.text_length:
         raise ValueError("config.train.dropout: 'tokens' is dropped, but config.text is None (unconditional model)")
-    if run.lora is not None and run.init is None:
-        raise ValueError("config.lora: is for weights that are there already; config.init must name them")
     if run.train.tokens_mask and not run.train.tokens:
         raise ValueError("config.train.tokens_mask: True, but no text features come with the data (train.tokens is 0)")
     if run.sample.ema is not None and run.sample.ema not in run.ema.decays:
