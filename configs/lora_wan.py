@@ -10,7 +10,7 @@ pairs     rank 32 beside the eight projections of attention and the two of the M
           have them: 0.15 B parameters of 14 B, which alone have moments and an average
 data      as for configs/finetune_wan.py: 21 frames of 60x104, 32,760 tokens, with 512 text tokens
 hardware  8 devices with 80 GB in bfloat16, 4 of them on a clip at a time
-expected  `vdm plan --config configs/lora_wan.py --target h100:8`: 57 of 74.5 GiB a device, of which 3.6 GiB are weights and
+expected  `vdm plan --config configs/lora_wan.py --target h100:8`: 57 of 74.5 GiB a device, 3.6 GiB of them weights and
           state, and 5.6 s a step at peak rates; step time, MFU and loss not measured yet
 """
 
