@@ -28,6 +28,7 @@ from vdm_jax.errors import RunError, did_you_mean
 VERBS = {
     "curate": "turn a folder of videos into a shard set",
     "worlds": "render a procedural world into a shard set",
+    "encode": "turn the clips of a shard set into latents and prompt features",
     "train": "train a model, or go on with a run",
     "sample": "sample videos from a trained run",
     "plan": "say whether a run fits on a machine, and what it will cost, before there is one",
@@ -36,7 +37,7 @@ VERBS = {
     "parity": "hold the networks here against the published ones",
     "inspect": "show what is in a shard set or a run",
 }
-COMPUTING = ("train", "sample")  # verbs that run a network
+COMPUTING = ("encode", "train", "sample")  # verbs that run a network
 OUR_CODE = (Path(__file__).parents[1], Path(__file__).parents[2] / "data_pipelines")
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

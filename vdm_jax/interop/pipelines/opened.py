@@ -144,7 +144,7 @@ def open_parts(run: Path, mesh: Mesh | None = None, trained: Mapping[str, Params
       ValueError: no imported run, or one of a component alone; trained weights of no component.
       RunError: its record is damaged.
     """
-    records = imported.records_of(run)
+    records, parts = imported.records_of(run), parts_of(run)
     index = run / imported.PUBLISHED / imported.INDEX
     if not index.is_file():
         alone = ", ".join(record["class"] for record in records.values())
@@ -153,8 +153,17 @@ def open_parts(run: Path, mesh: Mesh | None = None, trained: Mapping[str, Params
     for name in trained or {}:
         if name not in records:
             raise ValueError(f"trained: {did_you_mean(name, records)} (the components of {run})")
-    parts = {name: _part(record) for name, record in records.items()}
     return Opened(run, read_json(index), parts, mesh, trained or {})
+
+
+def parts_of(run: Path) -> dict[str, Part]:
+    """The networks of an imported run by the name of their component; no weights are read.
+
+    Raises:
+      ValueError: no imported run.
+      RunError: its record is damaged.
+    """
+    return {name: _part(record) for name, record in imported.records_of(run).items()}
 
 
 def _part(record: Mapping[str, Any]) -> Part:
