@@ -1,4 +1,4 @@
-"""`vdm sample`: clips from a trained run."""
+"""`vdm sample`: clips from a trained run, or by the pipeline of an imported one (`sample_published`)."""
 
 import argparse
 import dataclasses
@@ -9,10 +9,12 @@ import jax
 import numpy as np
 
 from vdm_jax import sharding
+from vdm_jax.cli import sample_published
+from vdm_jax.cli.clip_files import check_out, write_clips
 from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
-from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
-from vdm_jax.media.video import write_gif, write_mp4
+from vdm_jax.interop.imported import is_imported
+from vdm_jax.media.grid import to_uint8
 from vdm_jax.models.tokenizer import Tokenizer
 from vdm_jax.sampling import SampleConfig
 from vdm_jax.sharding import MeshConfig
@@ -26,8 +28,10 @@ vdm sample runs/demo --prompt "a red square moves left quickly" --seed 3 --out x
 vdm sample runs/demo --prompts prompts.txt --out samples/
 vdm sample runs/footage --count 4 --out samples/
 vdm sample runs/demo --prompts prompts.txt --out samples/ --mesh data=2,context=4
+vdm sample runs/wan --prompt "a cat on a skateboard" --negative "blurred" --frames 81 --out cat.mp4
+vdm sample runs/svd --image cat.png --out cat.mp4
 """
-WRITERS = {".mp4": write_mp4, ".gif": write_gif}
+FPS = 8.0  # of files of a trained run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,22 +52,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AXIS=N,...",
         help="devices along data, fsdp, context, tensor; default one, of all processes data",
     )
-    parser.add_argument("--fps", type=float, default=8.0, help="of the files (%(default)s)")
+    parser.add_argument("--fps", type=float, help=f"of the files ({FPS:g}, or as published)")
+    sample_published.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Samples and writes; returns the exit status."""
     if args.count < 1:
         raise ValueError(f"--count: {args.count} must be 1 or more")
-    prompts = _prompts(args, conditional=bool(read_config(args.run).get("text")))
-    wanted = [prompt for prompt in prompts for _ in range(args.count)]
-    _check_out(args.out, len(wanted))
     mesh = None if args.mesh is None else parse_mesh(args.mesh)
+    prompts = _prompts(args)
+    if is_imported(args.run):
+        return sample_published.run(args, prompts, mesh)
+    if others := sample_published.given(args):
+        raise ValueError(f"{others[0]}: only imported runs take it; {args.run} was trained here")
+    _check_prompts(args.run, prompts, conditional=bool(read_config(args.run).get("text")))
+    wanted = [prompt for prompt in prompts or [""] for _ in range(args.count)]
+    check_out(args.out, len(wanted))
     with sharding.joined():
         trained = open_run(args.run, args.step, args.weights, _choices(args), mesh)
         clips = trained.sample(wanted, args.seed)
         if jax.process_index() == 0:
-            for path in _write(args.out, clips, wanted, args.fps):
+            for path in write_clips(args.out, zip(wanted, clips), FPS if args.fps is None else args.fps):
                 print(path)
     return 0
 
@@ -153,38 +163,17 @@ def _choices(args: argparse.Namespace) -> dict:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _prompts(args: argparse.Namespace, conditional: bool) -> list[str]:
+def _prompts(args: argparse.Namespace) -> list[str]:
     prompts = list(args.prompt or [])
     if args.prompts is not None:
         if not args.prompts.is_file():
             raise ValueError(f"--prompts: no file {args.prompts}")
         prompts += [line.strip() for line in args.prompts.read_text("utf-8").splitlines() if line.strip()]
+    return prompts
+
+
+def _check_prompts(run: Path, prompts: list[str], conditional: bool) -> None:
     if conditional and not prompts:
-        raise ValueError(f"--prompt: missing; {args.run} was trained with captions and needs one")
+        raise ValueError(f"--prompt: missing; {run} was trained with captions and needs one")
     if not conditional and prompts:
-        raise ValueError(
-            f"--prompt: {args.run} is an unconditional model, it was trained without captions; leave it out"
-        )
-    return prompts or [""]
-
-
-def _check_out(out: Path, count: int) -> None:
-    if out.suffix and out.suffix not in WRITERS:
-        raise ValueError(f"--out: {did_you_mean(out.suffix, WRITERS)}, or a directory")
-    if out.suffix and count > 1:
-        raise ValueError(f"--out: {out} is one file for {count} clips; give a directory")
-
-
-def _write(out: Path, clips: np.ndarray, prompts: Sequence[str], fps: float) -> list[Path]:
-    """Writes one file, or a directory with a file a clip and a contact sheet; returns the paths."""
-    if out.suffix:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[out.suffix](out, clips[0], fps=fps)
-        return [out]
-    out.mkdir(parents=True, exist_ok=True)
-    paths = [out / f"{i:03d}.mp4" for i in range(len(clips))]
-    for path, clip in zip(paths, clips):
-        write_mp4(path, clip, fps=fps)
-    sheet = out / "contact_sheet.png"
-    write_png(contact_sheet(list(clips), list(prompts)), sheet)
-    return [*paths, sheet]
+        raise ValueError(f"--prompt: {run} is an unconditional model, it was trained without captions; leave it out")

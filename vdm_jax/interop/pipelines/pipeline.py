@@ -35,7 +35,7 @@ from vdm_jax.interop.scheduler_plans import Plan
 from vdm_jax.models.autoencoders import Posterior
 from vdm_jax.sampling import Denoiser, Known, guided, make_denoiser, sample
 from vdm_jax.sampling.denoiser import Network
-from vdm_jax.sharding import batch_shards
+from vdm_jax.sharding import batch_shards, constrain
 from vdm_jax.types import Array, Clip, Condition
 
 Networks = Mapping[str, Any]
@@ -118,7 +118,7 @@ class Pipeline(abc.ABC):
         return vae.decode(vae.config.scale.restore(latents).astype(dtype), chunk=1)
 
     def posterior(self, vae: Any, clip: Array) -> Posterior:
-        """Traced: a clip `[B, T, H, W, 3]` in [-1, 1] to the distribution of its latents; one latent frame at a time."""
+        """Traced: a clip `[B, T, H, W, 3]` in [-1, 1] to the distribution of its latents; a latent frame at a time."""
         return vae.encode(clip, chunk=1)
 
     def call(self, name: str, network: Any) -> Network:
@@ -195,10 +195,10 @@ def _batches(pipeline: Pipeline, request, plan: Plan, found: Conditions, draws: 
     shared = dataclasses.replace(found, cut={})
     for start in range(0, count, batch):
         rows = np.minimum(np.arange(start, start + batch), count - 1)
-        key = jax.random.key_data(jax.random.fold_in(jax.random.key(request.seed), start))
+        keys = jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(jax.random.key(request.seed), row)))(rows)
         mine = {field.name: _rows(getattr(shared, field.name), rows) for field in dataclasses.fields(Conditions)}
         noise = _rows(draws.latents, rows), None if draws.steps is None else np.asarray(draws.steps)[:, rows]
-        latents, visited = steps(weights, mine, noise, np.asarray(key))
+        latents, visited = steps(weights, mine, noise, np.asarray(keys))
         video = pixels(vae, latents)
         keep = min(batch, count - start)
         video, latents = (np.asarray(jax.device_get(each))[:keep] for each in (video, latents))
@@ -207,21 +207,21 @@ def _batches(pipeline: Pipeline, request, plan: Plan, found: Conditions, draws: 
 
 
 def _steps(pipeline: Pipeline, plan: Plan, request: Request, shape: tuple[int, ...], record: bool) -> Callable:
-    """`(weights, conditions, noise, key) -> latents, latents after each step or None`, to be compiled."""
+    """`(weights, conditions, noise, keys) -> latents, latents after each step or None`, to be compiled."""
     process, units = pipeline.process, np.float32(plan.units)
 
-    def run(weights, found, noise, key):
+    def run(weights, found, noise, keys):
         networks = {name: pipeline.opened.part(name).merge(params) for name, params in weights.items()}
         networks = {name: pipeline.call(name, network) for name, network in networks.items()}
         denoiser = pipeline.denoiser(networks, plan, request, found["null"])
-        draw, rng = jax.random.split(jax.random.wrap_key_data(key))
-        first = jax.random.normal(draw, shape) if noise[0] is None else noise[0]
+        keys = jax.random.wrap_key_data(keys)  # one a clip, so that what it starts from does not depend on the batch
+        first = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys) if noise[0] is None else noise[0]
         x = plan.start(first) if found["start"] is None else process.q_sample(found["start"], first, plan.levels[0])
-        given = None
+        x, given = constrain(x, "batch", None, None, None, None), None
         if found["given"] is not None:
             given = Known(jnp.broadcast_to(found["given_frames"], shape[:2]), found["given"])
         options = {"solver": plan.solver, "hooks": plan.hooks, "lands": plan.lands, "rising": plan.rising}
-        where = {"rng": rng, "known": given, "noise": noise[1], "record": record}
+        where = {"rng": jax.random.fold_in(keys[0], 1), "known": given, "noise": noise[1], "record": record}
         out = sample(denoiser, process, x, plan.levels, found["cond"], **options, **where)
         if not record:
             return units[-1] * out, None

@@ -1,0 +1,84 @@
+"""`vdm sample` of imported runs."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.micro_run import refused
+from vdm_jax.cli.main import main
+from vdm_jax.media.video import decode, write_mp4
+
+diffusers = pytest.importorskip("diffusers", reason="the pipeline to import is made by it")
+pytest.importorskip("transformers", reason="the pipeline to import is made by it")
+
+SIZE = ("--frames", 3, "--height", 16, "--width", 16, "--steps", 2)
+PROMPT = "a red square moves left"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A tiny Wan pipeline as diffusers saves it; not to be changed."""
+    from tests.interop.pipelines import wans
+
+    folder = tmp_path_factory.mktemp("pipeline") / "wan"
+    diffusers.WanPipeline(**wans.parts()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(published):
+    """The same, imported."""
+    assert main(["import", str(published), "--out", str(published.parent / "run")]) == 0
+    return published.parent / "run"
+
+
+def sample(run, out, *more):
+    return main(["sample", str(run), "--out", str(out), *map(str, more)])
+
+
+def test_a_prompt_becomes_a_video_on_any_mesh(run, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n{'a blue square ' * 171}\n")
+    assert sample(run, tmp_path / "x.mp4", "--prompt", PROMPT, "--negative", "blurred", "--seed", 3, *SIZE) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'x.mp4'}\n"
+    video = np.asarray(decode(tmp_path / "x.mp4"))
+    assert video.shape == (3, 16, 16, 3)
+    many = ("--prompts", tmp_path / "prompts.txt", "--negative", "blurred", "--mesh", "data=4,fsdp=2", "--seed", 3)
+    assert sample(run, tmp_path / "out", *many, *SIZE) == 0
+    assert "is over the length limit; left out: 'blue square'" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000.mp4", "001.mp4", "contact_sheet.png"]
+    assert np.abs(np.int32(decode(tmp_path / "out" / "000.mp4")) - video).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "--prompt: missing; WanPipeline needs one"),
+        (["--prompt", PROMPT, "--image", "x.png"], "image: WanPipeline does not take it"),
+        (["--prompt", PROMPT, "--image", "absent.png"], "--image: no file absent.png"),
+        (["--prompt", PROMPT, "--image", "x.mp4"], "--image: x.mp4 is not a picture"),
+        (["--prompt", PROMPT, "--video", "absent.mp4"], "--video: no file absent.mp4"),
+        (
+            ["--prompt", PROMPT, "--video", "x.mp4"],
+            "clip: 4 frames cannot be represented; the nearest",
+        ),
+        (["--prompt", PROMPT, "--step", 3], "--step: RUN was imported, not trained here"),
+        (["--prompt", PROMPT, "--weights", "ema"], "--weights: RUN was imported, not trained here"),
+        (["--prompt", PROMPT, "--frames", 80], "clip: 80 frames cannot be represented; the nearest that can: 79 or 81"),
+        (["--prompt", PROMPT, "--option", "guidance"], "--option: 'guidance' is not a name and a number"),
+        (["--prompt", PROMPT, "--count", 2, "--out", "x.mp4"], "x.mp4 is one file for 2 clips; give a directory"),
+        (["--prompt", PROMPT, "--mesh", "dta=2"], "--mesh: unknown 'dta'; did you mean 'data'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, capsys, more, message):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("x.png")
+    write_mp4("x.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=8)
+    assert message.replace("RUN", str(run)) in refused(capsys, ["sample", run, "--out", "out", *more])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.mp4", "x.png"]
+
+
+def test_a_component_alone_is_no_pipeline(published, tmp_path, capsys):
+    assert main(["import", str(published / "transformer"), "--out", str(tmp_path / "run")]) == 0
+    line = refused(capsys, ["sample", tmp_path / "run", "--prompt", PROMPT, "--out", tmp_path / "x.mp4"])
+    assert "holds WanTransformer3DModel alone and cannot be sampled" in line
+    assert "model_index.json" in line
