@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.interop.pipelines.oracle import (
     Run,
@@ -32,17 +33,16 @@ from vdm_jax.interop.pipelines.request import Draws, Request
 from vdm_jax.interop.unet import UNET_3D
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
-Image = pytest.importorskip("PIL.Image", reason="published pipelines take its pictures")
 
 _UNET = {
-    **TRUNK, **GROUPS, "down_block_types": ["CrossAttnDownBlock3D"], "up_block_types": ["CrossAttnUpBlock3D"],
+    **TRUNK, **GROUPS, "down_block_types": ["DownBlock3D"], "up_block_types": ["UpBlock3D"],
     "attention_head_dim": 16,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def parts():
-    return {**latent_diffusion(), "unet": network(UNET_3D, _UNET, 3), "scheduler": scheduler("modelscope_ddim")}
+    return {**latent_diffusion(), "unet": network(UNET_3D, _UNET, 3, 0.2), "scheduler": scheduler("modelscope_ddim")}
 
 
 def run_there(pipeline: Any, **call: Any) -> Run:

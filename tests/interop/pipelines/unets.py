@@ -1,6 +1,7 @@
 """Tiny parts that the pipelines of the UNets are put together from.
 
-One level, so that little is compiled; what several levels compute is compared network by network elsewhere.
+One level, attention in the middle alone, so that little is compiled; what larger ones compute is compared network by
+network elsewhere.
 """
 
 from typing import Any

@@ -90,12 +90,14 @@ class AnimateDiffControlNet(AnimateDiff):
         return dataclasses.replace(super().defaults, options={**super().defaults.options, **own})
 
     def complete(self, request: Request) -> Request:
-        """See `Pipeline.complete`; there are as many frames as pictures that control them."""
+        """See `Pipeline.complete`; there are as many frames as pictures that control them, or one picture for all."""
         if request.control is not None:
             have = len(request.control)
-            if request.frames not in (None, have):
-                raise ValueError(f"frames: {request.frames} asked for, there are {have} pictures to control them")
-            request = dataclasses.replace(request, frames=have)
+            frames = request.frames or (self.defaults.frames if have == 1 else have)
+            if have not in (1, frames):
+                raise ValueError(f"frames: {frames} asked for, there are {have} pictures to control them")
+            control = np.repeat(request.control, frames // have, axis=0)
+            request = dataclasses.replace(request, frames=frames, control=control)
         request = super().complete(request)
         start, end = (request.options[f"control_guidance_{name}"] for name in ("start", "end"))
         if not 0.0 <= start < end <= 1.0:
