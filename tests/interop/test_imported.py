@@ -8,8 +8,11 @@ import pytest
 
 from tests.interop.test_component import drawn, rewritten, same_bits, values
 from vdm_jax.cli.main import main
+from vdm_jax.errors import RunError
 from vdm_jax.interop.component import Component, float_type, nested, write
-from vdm_jax.interop.imported import export_run, import_folder, open_imported
+from vdm_jax.interop.export import export_published
+from vdm_jax.interop.imported import import_folder, open_imported, records_of
+from vdm_jax.interop.trained import Choices
 from vdm_jax.interop.unet_motion import MOTION_ADAPTER
 from vdm_jax.sharding import MeshConfig, make_mesh
 
@@ -59,7 +62,7 @@ def test_constants_go_back_out_as_they_were_read(tmp_path):
 
     rewritten(tmp_path / "adapter", nudge)
     import_folder(tmp_path / "adapter", tmp_path / "run")
-    export_run(tmp_path / "run", tmp_path / "out")
+    export_published(tmp_path / "run", tmp_path / "out", Choices())
     assert same_bits(values(tmp_path / "adapter"), values(tmp_path / "out"))
 
 
@@ -76,13 +79,13 @@ def test_a_wider_dtype_on_the_way_changes_nothing(component, tmp_path):
     import_folder(component, tmp_path / "run", float_type("float32"))
     found = open_imported(tmp_path / "run")["model"]
     assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {np.dtype(np.float32)}
-    export_run(tmp_path / "run", tmp_path / "out")
+    export_published(tmp_path / "run", tmp_path / "out", Choices())
     assert same_bits(values(component), values(tmp_path / "out"))
 
 
 def test_a_pipeline_goes_back_out_whole(pipeline, tmp_path):
     assert set(import_folder(pipeline, tmp_path / "run")) == {"transformer", "transformer_2"}
-    export_run(tmp_path / "run", tmp_path / "out")
+    export_published(tmp_path / "run", tmp_path / "out", Choices())
     for name in ("transformer", "transformer_2"):
         assert same_bits(values(pipeline / name), values(tmp_path / "out" / name))
     for name in ("model_index.json", "scheduler/scheduler_config.json"):
@@ -99,6 +102,46 @@ def test_one_component_opens_on_a_mesh(pipeline, tmp_path):
     np.testing.assert_array_equal(kernel, drawn(2).params["patch_out"]["kernel"].astype(np.float16))
     with pytest.raises(ValueError, match="component: unknown 'transformer_3'; did you mean 'transformer_2'"):
         open_imported(tmp_path / "run", "transformer_3")
+
+
+def test_files_are_linked_and_nothing_is_converted(component, tmp_path):
+    import_folder(component, tmp_path / "run", float_type("float32"))
+    (file,) = (tmp_path / "run/weights/model").glob("*.safetensors")
+    assert file.samefile(component / file.name)
+    assert set(records_of(tmp_path / "run")["model"]["digests"]) == set(values(component))
+
+
+def test_files_of_another_file_system_are_copied(component, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *names: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
+    import_folder(component, tmp_path / "run")
+    (file,) = (tmp_path / "run/weights/model").glob("*.safetensors")
+    assert not file.samefile(component / file.name)
+    assert same_bits(values(component), values(tmp_path / "run/weights/model"))
+
+
+def test_an_import_whose_files_have_changed_is_refused(component, tmp_path, capsys):
+    run = tmp_path / "run"
+    import_folder(component, run)
+    assert main(["inspect", str(run), "--verify"]) == 0
+    (file,) = (run / "weights/model").glob("*.safetensors")
+    flipped = bytearray(file.read_bytes())
+    flipped[-3] ^= 1
+    file.write_bytes(flipped)
+    with pytest.raises(RunError, match=r"is not what was imported"):
+        open_imported(run)
+    capsys.readouterr()
+    assert main(["inspect", str(run), "--verify"]) == 1
+    assert "is not what was imported" in capsys.readouterr().out
+    file.write_bytes(flipped[:-3])
+    with pytest.raises(RunError, match="it is cut off"):
+        open_imported(run)
+    file.write_bytes(flipped)
+    rewritten(run / "weights/model", lambda tensors: tensors.update(more=tensors["proj_out.bias"]))
+    with pytest.raises(RunError, match="is not what was imported: more has come"):
+        open_imported(run)
+    (run / "weights/model/config.json").unlink()
+    with pytest.raises(RunError, match="is not what was imported: .*holds no config.json"):
+        open_imported(run)
 
 
 def test_what_cannot_be_done_is_said(component, pipeline, tmp_path, capsys):

@@ -1,6 +1,8 @@
 """The PyTorch files of an export, in a process that has nothing but them: same output as here for every option."""
 
 import importlib.resources
+import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdm_jax.diffusion.configuration import process_from, process_to_dict
 from vdm_jax.interop.component import Component, nested, read, write
 from vdm_jax.interop.dit import DIT, TEXT, TrainedText
 from vdm_jax.interop.family import NETWORK
@@ -131,3 +134,53 @@ def test_the_text_encoder_is_the_same_function(theirs):
     out = component.network()(given["ids"], given["mask"])["tokens"]
     kept = given["mask"][..., None]
     assert relative_error(np.load(theirs / "text/out.npy") * kept, np.asarray(out) * kept) < 1e-4
+
+
+PROCESSES = {
+    "flow x0": {"kind": "rectified_flow", "prediction": "x0", "shift": 3.0},
+    "flow eps": {"kind": "rectified_flow", "prediction": "eps"},
+    "vp v": {"kind": "vp", "prediction": "v", "zero_terminal_snr": True, "schedule": "scaled_linear"},
+    "vp eps": {"kind": "vp", "prediction": "eps", "schedule": "cosine", "steps": 50},
+    "vp x0": {"kind": "vp", "prediction": "x0", "snr_shift": 3.0},
+    "edm": {"kind": "edm"},
+    "edm v": {"kind": "edm", "prediction": "v", "told": "quarter_log", "sigma_data": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """`sample.py` of an export, in this process."""
+    pytest.importorskip("torch", reason="the module is for PyTorch")
+    folder, modules = importlib.resources.files("vdm_jax.interop.torch_modules"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, file in (("model", "dit.py"), ("sample", "sample.py")):
+            spec = importlib.util.spec_from_file_location(name, folder / file)
+            modules[name] = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, name, modules[name])
+            spec.loader.exec_module(modules[name])
+    return modules["sample"]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_every_process_takes_the_same_steps(shipped, name):
+    """A made-up network, told the level and fed x as theirs is; ancestral steps with the same noise."""
+    import torch  # there, or `shipped` would have skipped
+
+    process = process_from(PROCESSES[name])
+    theirs = shipped.Process(json.loads(json.dumps(process_to_dict(process))))
+    rng, steps = np.random.default_rng(3), 5
+    levels = process.levels(steps)
+    np.testing.assert_allclose(theirs.levels(steps), levels, rtol=2e-6)
+    x = rng.standard_normal((2, 2, 3)).astype(np.float32) * np.hypot(*theirs.alpha_sigma(theirs.levels(steps)[0]))
+    a, b = jnp.asarray(x, jnp.float32), torch.from_numpy(x)
+    for eta in (0.0, 1.0):
+        for t, s in zip(theirs.levels(steps)[:-1], theirs.levels(steps)[1:]):
+            noise = rng.standard_normal(x.shape).astype(np.float32)
+            ours_t, ours_s = jnp.full((2, 2), np.float32(t)), jnp.full((2, 2), np.float32(s))
+            out = jnp.tanh(process.network_input(a, ours_t) + process.network_time(ours_t)[..., None] / 1000)
+            x0 = process.belief(out, a, ours_t)
+            a = process.reverse_step(a, x0, ours_t, ours_s, noise, eta)
+            out = torch.tanh(theirs.fed(b, t) + theirs.told(t) / 1000)
+            b = theirs.step(b, theirs.clean(out, b, t), t, s, eta, torch.from_numpy(noise))
+            assert relative_error(b.numpy(), np.asarray(a)) < 1e-4
+        a, b = (leaf + 0.5 * process.t_max for leaf in (a, b))

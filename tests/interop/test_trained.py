@@ -62,11 +62,3 @@ def test_pytorch_opens_what_was_trained_here(run, tmp_path):
     ours = {name: value.astype(np.float32) for name, value in values(tmp_path / "out").items()}
     theirs = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     assert same_bits(ours, theirs)
-
-
-def test_a_network_without_a_published_class_is_refused(tmp_path, capsys):
-    trained("dit_full", tmp_path / "run")
-    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
-    assert "(DiT) has no published class; those that have:" in capsys.readouterr().err
-    assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "holds no run" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def published_form(config: DiTConfig) -> tuple[Family, WanConfig | LatteConfig]:
     frames, size, width = config.grid
     one, patch, across = config.patch
     others = [
-        (one == 1 and patch == across, f"patch={config.patch} (a class of square patches of one frame)"),
+        (one == 1 and patch == across, f"patch={config.patch} (it has square ones of one frame)"),
         (config.hidden == 4 * config.dim, f"mlp_dim={config.mlp_dim} (it has 4 dim)"),
         (
             size == width and size * patch <= _LONGEST,

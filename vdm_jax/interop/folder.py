@@ -9,6 +9,13 @@ from pathlib import Path
 from vdm_jax.errors import RunError
 
 
+def check_new(folder: Path) -> None:
+    """Raises ValueError where there is something already; for whoever would find out late."""
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: exists already; choose another folder")
+
+
 @contextlib.contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[Path]:
     """A new folder to write into that takes the name `folder` when all of it is there.
@@ -18,8 +25,7 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
       RunError: it cannot be written.
     """
     folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; choose another folder")
+    check_new(folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         partial.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Published weights as a run: what `vdm import` leaves behind, and what `vdm export` makes of it or of a trained run.
+"""Published weights as a run: what `vdm import` leaves behind.
 
     RUN/imported.json      per component: class, `config.json` as it was, digest and dtype of every tensor, its source
         weights/NAME/      a component's files as they were published
@@ -12,7 +12,6 @@ file belongs to the run that starts from these weights.
 """
 
 import concurrent.futures
-import dataclasses
 import json
 import os
 import shutil
@@ -27,17 +26,12 @@ from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop import component as components
 from vdm_jax.interop.component import Component, Examined
 from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import whole_or_nothing
 from vdm_jax.interop.tensors import SUFFIX, Stored, read_json
-from vdm_jax.models.networks import BACKBONES
 from vdm_jax.sharding import LogicalRules
-from vdm_jax.training.checkpoint import restore_weights
-from vdm_jax.training.run_config import run_config_from
-from vdm_jax.training.run_directory import code_version, read_config
+from vdm_jax.training.run_directory import code_version
 
 RECORD, INDEX, PUBLISHED, WEIGHTS = "imported.json", "model_index.json", "published", "weights"
-CHECKPOINTS = "checkpoints"
 ALONE = "model"  # name of a component that came by itself
 
 
@@ -173,61 +167,6 @@ def _dtype(record: Mapping[str, Any]) -> np.dtype | None:
     return None if record["dtype"] is None else components.number_type(record["dtype"])
 
 
-def trained_component(run: Path, which: str | None = None) -> Component:
-    """The backbone of a trained run, as the published class whose network it is.
-
-    Args:
-      run: its directory.
-      which: `params`, `ema` (what the run samples with) or `ema:<decay>`; None is what the run samples with.
-
-    Raises:
-      ValueError: the network has no published class; no such weights.
-      RunError: no intact checkpoint.
-    """
-    config = run_config_from(read_config(run))
-    average = f"ema:{config.sampled_weights}" if config.sampled_weights else "params"
-    which = average if which in (None, "ema") else which
-    family = _family_of_network(config.networks.model, run)
-    restored = restore_weights((run / CHECKPOINTS).absolute(), which)
-    return Component(family, config.networks.model, restored.state["backbone"])
-
-
-def export_run(run: Path, out: Path, which: str | None = None, dtype: np.dtype | None = None) -> dict[str, Component]:
-    """Writes a run's weights as folders that `from_pretrained` opens.
-
-    Args:
-      run: imported or trained.
-      out: must not exist, or be empty; a component alone is this folder, those of a pipeline are folders in it.
-      which: see `trained_component`.
-      dtype: see `component.write`.
-
-    Returns:
-      What was written, by name.
-
-    Raises:
-      ValueError, RunError: see `open_imported`, `trained_component` and `component.write`.
-    """
-    if not is_imported(run):
-        found = trained_component(run, which)
-        components.write(found, out, dtype=dtype)
-        return {ALONE: found}
-    if which not in (None, "params"):
-        raise ValueError(f"weights: {which!r} is not there; {run} was imported, not trained, and has params alone")
-    if not (run / PUBLISHED).is_dir():
-        (alone,) = open_imported(run).values()
-        components.write(alone, out, dtype=dtype)
-        return {ALONE: alone}
-    parts = {}
-    with whole_or_nothing(out) as partial:
-        for name in records_of(run):
-            (part,) = open_imported(run, name).values()
-            components.write(part, partial / name, dtype=dtype)
-            parts[name] = dataclasses.replace(part, params={})  # one component at a time has its weights in memory
-        for path in (run / PUBLISHED).iterdir():
-            _copy(path, partial / path.name)
-    return parts
-
-
 def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     """Folders with weights by the name of their component, and what else belongs to a pipeline."""
     if not (folder / INDEX).is_file():
@@ -255,15 +194,6 @@ def _record(found: Examined, path: Path, dtype: np.dtype | None) -> dict[str, An
         "left_out": list(found.left_out),
         "source": str(path),
     }
-
-
-def _family_of_network(model: Any, run: Path) -> Family:
-    module = next(module for config, module in BACKBONES.values() if isinstance(model, config))
-    for family in FAMILIES.values():
-        if family.module is module:
-            return family
-    raise ValueError(f"{run}: its network ({module.__name__}) has no published class; those that have: "
-                     f"{', '.join(sorted(FAMILIES))}")  # fmt: skip
 
 
 def _copy(path: Path, to: Path) -> None:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import torch
 from model import DiT, TextEncoder, open_network
+from safetensors.torch import load_file
 from torch import Tensor
 
 
@@ -133,6 +134,8 @@ class VideoModel:
         with_text = (folder / "text_encoder").is_dir()
         self.text = open_network(TextEncoder, folder / "text_encoder", device, dtype) if with_text else None
         self.tokenizer = Tokenizer(folder / "tokenizer") if with_text else None
+        null = folder / "null.safetensors"
+        self.null = load_file(null, device=device) if null.is_file() else None
         self.device, self.dtype = device, dtype
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -152,10 +155,9 @@ class VideoModel:
           steps, guidance: as in `sampling.json` where None.
           eta: 0 Euler (DDIM), 1 ancestral.
           noise: `[N, T, H, W, C]` to start from, in place of a draw.
-          cond: further arguments of `DiT.forward`.  Where text features come from elsewhere, `tokens` (and
-            `tokens_mask`), and as `null` a dict of the same for the empty prompt, with a batch of 1.
+          cond: further arguments of `DiT.forward`; where text features come from elsewhere, `tokens` and `tokens_mask`.
         """
-        said, process, null = self.settings, self.process, cond.pop("null", None)
+        said, process, null = self.settings, self.process, self.null
         if prompts is not None:
             cond, null = cond | self.encode(prompts), self.encode([""])
         generator = torch.Generator().manual_seed(seed)
