@@ -6,7 +6,8 @@ clip      81 frames of 720x1280 as 4x8x8 latents: 21 frames of 90x160 with 16 ch
           `data` describes the latents
 hardware  64 devices with 80 GB (8 H100 hosts) in bfloat16, 8 of them on a clip at a time; weights, moments and
           averages (16 bytes a parameter) are split over the 64, more devices add to `data`
-expected  `vdm plan --config configs/wan_14b.py --target h100:64`; step time, MFU and loss not measured yet
+expected  `vdm plan --config configs/wan_14b.py --target h100:64`: 3.1 s a step at peak rates (MFU 80 %), 53 GiB of 74.5
+          left; step time, MFU and loss not measured yet
 """
 
 import ml_collections
