@@ -66,7 +66,19 @@ def test_a_program_is_the_step(run):
     assert bits((plain, a)) == bits((compiled, b))
 
 
-def test_kept_programs_are_loaded_and_give_the_same_bits(run, tmp_path, monkeypatch):
+@pytest.fixture
+def persistent_cache():
+    """Everything that is compiled goes into JAX's persistent cache, however quick it was."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0.0)
+    yield Path(jax.config.jax_compilation_cache_dir)
+    jax.config.update(name, before)
+
+
+def test_kept_programs_are_loaded_and_give_the_same_bits(run, tmp_path, monkeypatch, persistent_cache):
+    made(run)  # leaves them in the cache, and an executable out of the cache cannot be kept
+    assert any(persistent_cache.glob("jit_*"))
     step, said = made(run, tmp_path / "programs")
     assert "2 compiled" in said[0]
     assert len(list((tmp_path / "programs").glob("*.program"))) == 2

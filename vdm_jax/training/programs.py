@@ -12,6 +12,7 @@ A kept program is used only if everything it depends on is the same (`ProgramKey
 says what differs, and compiled again.  It is executable code: keep the run directory as safe as the code.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,7 +21,7 @@ import os
 import pickle
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def compile_programs(
         program = kept.load(state, abstract, say) if kept else None
         loaded += program is not None
         if program is None:
-            program = step.lower(state, abstract).compile()
+            lowered = step.lower(state, abstract)
+            with kept.compiling() if kept else contextlib.nullcontext():
+                program = lowered.compile()
             if kept:
                 kept.save(program, state, abstract)
         compiled[shape] = program
@@ -126,6 +129,25 @@ class Kept:
     folder: Path
     config: Mapping[str, Any]
     mesh: jax.sharding.Mesh
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Within, what is compiled can be kept: on CPUs it does not come out of JAX's persistent cache.
+
+        An executable that was loaded from there and is written again lacks functions (jax 0.10.2): it loads, and fails
+        when it runs, which leaves the devices of a mesh waiting for each other.
+        """
+        if self.mesh.devices.flat[0].platform != "cpu":
+            yield
+            return
+        before = jax.config.jax_enable_compilation_cache
+        try:
+            jax.config.update("jax_enable_compilation_cache", False)
+            compilation_cache.reset_cache()
+            yield
+        finally:
+            jax.config.update("jax_enable_compilation_cache", before)
+            compilation_cache.reset_cache()
 
     def save(self, program: jax.stages.Compiled, state: TrainState, batch: Batch) -> None:
         """Keeps a program; raises OSError."""
