@@ -1,6 +1,7 @@
 """`vdm export`: the weights of a run, trained or imported, for PyTorch."""
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from data_pipelines.shards.manifest import load as load_manifest
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop.component import float_type
 from vdm_jax.interop.export import export_published
+from vdm_jax.interop.export_lora import export_pairs
 from vdm_jax.interop.export_module import export_module
 from vdm_jax.interop.imported import is_imported
+from vdm_jax.interop.lora_files import STYLES
 from vdm_jax.interop.tensors import MAX_FILE
 from vdm_jax.interop.trained import Choices
 from vdm_jax.training.run_directory import read_config
@@ -18,11 +21,13 @@ EXAMPLE = """
 vdm export runs/wan --out exported
 vdm export runs/finetuned --out exported --weights ema --dtype bf16 --shard-size 2
 vdm export runs/tiny --format torch --out exported
+vdm export runs/lora --format peft --out exported
 """
 # Format -> (run, out, choices) -> lines to print.
 FORMATS: dict[str, Callable[[Path, Path, Choices], list[str]]] = {
     "diffusers": export_published,
     "torch": export_module,
+    **{style: functools.partial(export_pairs, style=style) for style in STYLES},
 }
 
 
@@ -33,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="diffusers",
         help="diffusers: what from_pretrained of a published class opens; torch: a DiT of any options with its own"
-        " PyTorch code (%(default)s)",
+        " PyTorch code; peft, comfy: the low-rank pairs of a run alone, for diffusers or ComfyUI (%(default)s)",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     parser.add_argument("--weights", help="params, ema or ema:0.999; default what the run samples with")

@@ -35,6 +35,7 @@ _MASKS = (
     "its text encoder was trained with it and no pipeline has it: give the transformer features, those of padding cut"
     " off, as this class is told of no mask"
 )
+_MERGED = "its low-rank pairs are merged into the weights; --format peft or comfy writes them alone"
 
 
 def published_class(model: Any) -> Family:
@@ -99,6 +100,7 @@ def export_published(run: Path, out: Path, choices: Choices) -> list[str]:
     trained = open_trained(run, choices.weights)
     found, place = published_component(trained), _place_in_pipeline(trained)
     notes = [_MASKS] if trained.config.networks.text and found.family is WAN else []
+    notes += [_MERGED] if trained.config.lora is not None else []
     with whole_or_nothing(out) as partial:
         if place is None:
             lines = [found.family.published]

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -28,23 +27,20 @@ from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import whole_or_nothing
 from vdm_jax.interop.imported import RECORD, WEIGHTS, examined, is_imported, records_of
 from vdm_jax.interop.keymap import Entry, Layout, Rule, Shape
-from vdm_jax.interop.lora_files import Factors, read_lora, write_lora
+from vdm_jax.interop.lora_files import Factors, read_lora
 from vdm_jax.interop.tensors import STEMS, Stored, TensorWriter
 from vdm_jax.models.networks import BACKBONES, kind_of
-from vdm_jax.training.checkpoint import restore_weights
-from vdm_jax.training.run_config import run_config_from
-from vdm_jax.training.run_directory import read_config
 
 _KERNEL, _WEIGHT = ".kernel", ".weight"
 
 
 def names_of(model: Any) -> dict[Site, str]:
     """Published names of the sites of a backbone, given its config; empty where no published class has them."""
-    family = _class_of(model)
+    family = class_of(model)
     return {} if family is None else published_names(family, model)
 
 
-def _class_of(model: Any) -> Family | None:
+def class_of(model: Any) -> Family | None:
     """The published class of a backbone, given its config."""
     _, module = BACKBONES[kind_of(model)]
     return next((family for family in FAMILIES.values() if family.module is module and family.fits(model)), None)
@@ -120,44 +116,6 @@ def _orders(layout: Layout, inputs: Shape, outputs: Shape) -> tuple[np.ndarray, 
     assert (rows == rows[:, :1]).all(), "a layout that mixes inputs and outputs"
     assert (columns == columns[:1]).all(), "a layout that mixes inputs and outputs"
     return rows[:, 0], columns[0], window
-
-
-def export_lora(
-    run: Path, out: Path, style: str, which: str | None = None, dtype: np.dtype | None = None
-) -> dict[str, Factors]:
-    """Writes the pairs of a trained run as a folder with one file.
-
-    Args:
-      run: its directory.
-      out: must not exist, or be empty.
-      style: of `lora_files.STYLES`.
-      which: `params`, `ema` or `ema:<decay>`; None is what the run samples with.
-      dtype: of the tensors; None is what they are.
-
-    Returns:
-      What was written, by published name without `.weight`.
-
-    Raises:
-      ValueError: the run trained no pairs, or its network has no published class; no such weights; see `factors_of`
-        and `lora_files.write_lora`.
-      RunError: no intact checkpoint; the file cannot be written.
-    """
-    if is_imported(run):
-        raise ValueError(f"--format {style}: {run} was imported; low-rank pairs are in a run that trained them")
-    config = run_config_from(read_config(run))
-    if config.lora is None:
-        raise ValueError(f"--format {style}: {run} trained no low-rank pairs (config.lora), but all of its weights")
-    model = config.networks.model
-    if (family := _class_of(model)) is None:
-        raise ValueError(f"--format {style}: the network of {run} ({kind_of(model)}) has no published class")
-    average = f"ema:{config.sampled_weights}" if config.sampled_weights else "params"
-    params = restore_weights((run / "checkpoints").absolute(), average if which in (None, "ema") else which).state
-    pairs = factors_of(family, model, jax.device_get(params["backbone"]), config.lora.scale)
-    if dtype is not None:
-        pairs = {name: Factors(f.a.astype(dtype), f.b.astype(dtype), f.scale) for name, f in pairs.items()}
-    with whole_or_nothing(out) as partial:
-        write_lora(partial, style, pairs, family.published)
-    return pairs
 
 
 def import_lora(file: Path, base: str, run: Path, scale: float = 1.0) -> dict[str, int]:

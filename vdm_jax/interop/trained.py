@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from vdm_jax.adapters.lora import merged
 from vdm_jax.interop import component as components
 from vdm_jax.interop.component import Component
 from vdm_jax.interop.origin import Origin, read_origin
 from vdm_jax.interop.tensors import MAX_FILE
-from vdm_jax.training.checkpoint import restore_weights
+from vdm_jax.training.checkpoint import Restored, restore_weights
 from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import read_config
 
@@ -54,7 +55,7 @@ class Trained:
     Attributes:
       path, config: the run.
       which, step: its weights.
-      params: `{network: nested dict}`.
+      params: `{network: nested dict}`, with low-rank pairs merged into them.
       origin: what it was started from; None if nothing.
     """
 
@@ -83,7 +84,13 @@ def open_trained(run: Path, weights: str | None = None) -> Trained:
       RunError: no intact checkpoint.
     """
     config = run_config_from(read_config(run))
+    which, restored = restored_weights(run, config, weights)
+    params = restored.state if config.lora is None else merged(restored.state, config.lora.scale)
+    return Trained(run, config, which, restored.step, params, read_origin(run))
+
+
+def restored_weights(run: Path, config: RunConfig, weights: str | None) -> tuple[str, Restored]:
+    """The name of the weights that are meant, and these as they were trained; arguments as in `open_trained`."""
     average = f"ema:{config.sampled_weights}" if config.sampled_weights else "params"
     which = average if weights in (None, "ema") else weights
-    restored = restore_weights((run / CHECKPOINTS).absolute(), which)
-    return Trained(run, config, which, restored.step, restored.state, read_origin(run))
+    return which, restore_weights((run / CHECKPOINTS).absolute(), which)
