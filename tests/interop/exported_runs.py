@@ -1,12 +1,12 @@
 """Trained runs to export: nothing is trained, but every weight is drawn so that none hides anything."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.training.dit_runs import config_of, tokenizer
@@ -19,26 +19,24 @@ from vdm_jax.training.run_config import complete, run_config_from
 STEP = 7
 
 
-def redrawn(params: Any, seed: int = 0) -> Any:
-    """A pytree like `params`: scales of norms around 1, all others around 0."""
+def drawn(abstract: Any, seed: int = 0) -> Any:
+    """Arrays for a pytree of shapes: scales of norms around 1, all others around 0."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         mean = float(getattr(path[-1], "key", "") == "scale")
-        return (mean + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+        return jnp.asarray(mean + 0.2 * rng.standard_normal(leaf.shape), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, params)
+    return jax.tree_util.tree_map_with_path(draw, abstract)
 
 
 def write_run(path: Path, raw: Mapping[str, Any]) -> Run:
-    """A run of `STEP` steps with the config `raw`, whose weights are `redrawn`."""
+    """A run of `STEP` steps with the config `raw`, whose weights are `drawn`."""
     raw, origin = settled(raw)
     config = run_config_from(raw)
     words = tokenizer() if config.networks.text else None
     vocab, null = (words.vocab_size, words.encode([""])) if words else (0, None)
     run = assemble(config, vocab, null, jax.devices()[:1])
-    state = run.plan.init(3)
-    state = dataclasses.replace(state, params={**state.params, "backbone": redrawn(state.params["backbone"])})
     path.mkdir()
     (path / "config.json").write_text(json.dumps(complete(raw)))
     (path / "code.json").write_text(json.dumps([{"vdm_jax": "0.1.0", "revision": "abc", "jax": jax.__version__}]))
@@ -47,7 +45,9 @@ def write_run(path: Path, raw: Mapping[str, Any]) -> Run:
     if origin:
         write_origin(path, origin)
     with Checkpointer(path / "checkpoints", CheckpointConfig()) as checkpointer:
-        checkpointer.save(STEP, state, StepMeta(process_to_dict(config.process), {}, {}))
+        checkpointer.save(
+            STEP, {"params": drawn(run.plan.abstract.params)}, StepMeta(process_to_dict(config.process), {}, {})
+        )
     return run
 
 

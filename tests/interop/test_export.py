@@ -19,7 +19,7 @@ from vdm_jax.interop.cases import CASES
 from vdm_jax.interop.component import Component, nested, read, write
 from vdm_jax.interop.export import published_class
 from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.imported import import_folder
+from vdm_jax.interop.imported import import_folder, open_imported
 from vdm_jax.interop.parity import QUICK, open_published, relative_error
 from vdm_jax.interop.wan import WAN
 from vdm_jax.models.networks import BACKBONES
@@ -89,6 +89,11 @@ def test_a_dit_goes_out_with_its_own_pytorch_code_and_makes_the_same_clips(dit, 
     assert relative_error(theirs, ours) < 1e-4
     assert np.abs(ours[0] - ours[1]).max() > 1e-3
     assert np.abs(ours).min() < 1.0  # not all of it cut off
+    import_folder(out / "transformer", tmp_path / "again")
+    back = open_imported(tmp_path / "again")["model"]
+    assert back.config == run.config.networks.model
+    wanted = restore_weights((path / "checkpoints").absolute()).state["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, back.params, wanted)
 
 
 def test_a_dit_that_is_a_wan_goes_out_as_one(dit, tmp_path, capsys):
