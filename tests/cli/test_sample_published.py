@@ -1,12 +1,19 @@
 """`vdm sample` of imported runs."""
 
+import json
+
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.cli.micro_run import refused
 from vdm_jax.cli.main import main
+from vdm_jax.interop.origin import settled, write_origin
 from vdm_jax.media.video import decode, write_mp4
+from vdm_jax.training.checkpoint import CheckpointConfig, Checkpointer, StepMeta
+from vdm_jax.training.run import assemble
+from vdm_jax.training.run_config import complete, run_config_from
 
 diffusers = pytest.importorskip("diffusers", reason="the pipeline to import is made by it")
 pytest.importorskip("transformers", reason="the pipeline to import is made by it")
@@ -42,7 +49,7 @@ def test_a_prompt_becomes_a_video_on_any_mesh(run, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'x.mp4'}\n"
     video = np.asarray(decode(tmp_path / "x.mp4"))
     assert video.shape == (3, 16, 16, 3)
-    many = ("--prompts", tmp_path / "prompts.txt", "--negative", "blurred", "--mesh", "data=4,fsdp=2", "--seed", 3)
+    many = ("--prompts", tmp_path / "prompts.txt", "--negative", "blurred", "--mesh", "data=2,context=4", "--seed", 3)
     assert sample(run, tmp_path / "out", *many, *SIZE) == 0
     assert "is over the length limit; left out: 'blue square'" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000.mp4", "001.mp4", "contact_sheet.png"]
@@ -75,6 +82,35 @@ def test_wrong_input_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, 
     write_mp4("x.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=8)
     assert message.replace("RUN", str(run)) in refused(capsys, ["sample", run, "--out", "out", *more])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.mp4", "x.png"]
+
+
+def started(run, workdir):
+    """A run at step 0 that was started from an import."""
+    model = {"tokens": 512, "steps": 1, "batch_size": 1}
+    written = {"init": str(run), "data": {"frames": 2, "height": 4, "width": 4}, "train": model, "mesh": {"data": 1}}
+    found, origin = settled(written)
+    plan = assemble(run_config_from(found), devices=jax.devices()[:1]).plan
+    state = plan.start_from({**plan.init(0).params, **origin.params(plan)})
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(complete(found)))
+    write_origin(workdir, origin)
+    with Checkpointer(workdir / "checkpoints", CheckpointConfig()) as checkpointer:
+        checkpointer.save(0, state, StepMeta({}, {}, {}))
+    return workdir
+
+
+def test_a_run_that_started_from_an_import_is_sampled_like_it(run, tmp_path, capsys):
+    tuned = started(run, tmp_path / "tuned")
+    words = ("--prompt", PROMPT, "--negative", "blurred", "--seed", 3, *SIZE)
+    assert sample(run, tmp_path / "x.mp4", *words) == 0
+    assert sample(tuned, tmp_path / "y.mp4", "--step", 0, "--weights", "params", *words) == 0
+    assert np.abs(np.int32(decode(tmp_path / "x.mp4")) - decode(tmp_path / "y.mp4")).max() <= 2
+    line = refused(capsys, ["sample", tuned, "--out", tmp_path / "z.mp4", "--prompt", PROMPT, "--solver", "ddim"])
+    assert "--solver: " in line
+    assert "is sampled as the import it started from" in line
+    (tuned / "origin.json").write_text((tuned / "origin.json").read_text().replace(str(run), str(tmp_path / "gone")))
+    line = refused(capsys, ["sample", tuned, "--out", tmp_path / "z.mp4", "--prompt", PROMPT])
+    assert "decoded by the pipeline it started from, and" in line
 
 
 def test_a_component_alone_is_no_pipeline(published, tmp_path, capsys):

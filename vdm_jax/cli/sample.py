@@ -7,13 +7,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vdm_jax import sharding
+from vdm_jax.adapters.lora import merged
 from vdm_jax.cli import sample_published
 from vdm_jax.cli.clip_files import check_out, write_clips
 from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.imported import is_imported
+from vdm_jax.interop.origin import Origin, read_origin
+from vdm_jax.interop.pipelines.families import open_pipeline
+from vdm_jax.interop.pipelines.pipeline import Pipeline
 from vdm_jax.media.grid import to_uint8
 from vdm_jax.models.tokenizer import Tokenizer
 from vdm_jax.sampling import SampleConfig
@@ -64,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     if is_imported(args.run):
         return sample_published.run(args, prompts, mesh)
+    if (origin := read_origin(args.run)) is not None and origin.pipeline is not None:
+        return sample_published.run(args, prompts, mesh, _tuned(args, origin, mesh))
     if others := sample_published.given(args):
         raise ValueError(f"{others[0]}: only imported runs take it; {args.run} was trained here")
     _check_prompts(args.run, prompts, conditional=bool(read_config(args.run).get("text")))
@@ -139,6 +146,28 @@ def open_run(
     abstract = whole.plan.abstract.params
     restored = restore_weights((path / "checkpoints").absolute(), which, step=step, abstract=abstract)
     return TrainedRun(whole, restored.state, tokenizer, restored.step)
+
+
+def _tuned(args: argparse.Namespace, origin: Origin, mesh: MeshConfig | None) -> sample_published.OpenTrained:
+    """Opens the pipeline that a run was started from, with the run's weights in it.
+
+    Raises:
+      ValueError: the import is gone, or was a network by itself.
+    """
+    place = origin.place()
+    if place is None:
+        raise ValueError(
+            f"{args.run}: its prompts are encoded and its clips decoded by the pipeline it started from, and"
+            f" {origin.pipeline} holds none; import the whole folder there, with its model_index.json"
+        )
+
+    def opened(placed: Mesh | None) -> Pipeline:
+        trained = open_run(args.run, args.step, args.weights, mesh=mesh)
+        params, lora = trained.params["backbone"], trained.run.config.lora
+        params = params if lora is None else merged(params, lora.scale)
+        return open_pipeline(place[0], placed, {place[1]: params})
+
+    return opened
 
 
 def parse_mesh(text: str) -> MeshConfig:

@@ -3,10 +3,12 @@
 import argparse
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image, UnidentifiedImageError
 
 from vdm_jax import sharding
@@ -19,6 +21,7 @@ from vdm_jax.media.grid import to_uint8
 from vdm_jax.media.video import decode
 from vdm_jax.sharding import MeshConfig, make_mesh
 
+OpenTrained = Callable[[Mesh | None], Pipeline]
 TRAINED_ONLY = ("solver", "step", "weights")
 _NUMBERS = ("frames", "height", "width", "steps", "guidance", "strength", "fps")
 
@@ -45,13 +48,22 @@ def given(args: argparse.Namespace) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, [])]
 
 
-def run(args: argparse.Namespace, prompts: list[str], mesh: MeshConfig | None) -> int:
-    """Samples and writes; returns the exit status."""
-    for name in TRAINED_ONLY:
+def run(
+    args: argparse.Namespace, prompts: list[str], mesh: MeshConfig | None, trained: OpenTrained | None = None
+) -> int:
+    """Samples and writes; returns the exit status.
+
+    Args:
+      args, prompts, mesh: of the command.
+      trained: of a run that was trained here from an import, opens the pipeline of that import with its weights.
+    """
+    for name in TRAINED_ONLY if trained is None else ("solver",):
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name}: {args.run} was imported, not trained here, and has no such choice")
+            why = "was imported, not trained here" if trained is None else "is sampled as the import it started from"
+            raise ValueError(f"--{name}: {args.run} {why}, and has no such choice")
     with sharding.joined():
-        pipeline = open_pipeline(args.run, _mesh(mesh))
+        placed = _mesh(mesh)
+        pipeline = open_pipeline(args.run, placed) if trained is None else trained(placed)
         wanted = _wanted(args, prompts, pipeline)
         check_out(args.out, len(wanted))
         made = generate(pipeline, _request(args, wanted))

@@ -98,7 +98,7 @@ def export_published(run: Path, out: Path, choices: Choices) -> list[str]:
         return _export_imported(run, out, choices)
     _check_class(run)
     trained = open_trained(run, choices.weights)
-    found, place = published_component(trained), _place_in_pipeline(trained)
+    found, place = published_component(trained), trained.origin and trained.origin.place()
     notes = [_MASKS] if trained.config.networks.text and found.family is WAN else []
     notes += [_MERGED] if trained.config.lora is not None else []
     with whole_or_nothing(out) as partial:
@@ -172,18 +172,6 @@ def _write_parts(run: Path, folder: Path, choices: Choices, but: str | None = No
         else:
             shutil.copyfile(path, folder / path.name)
     return lines
-
-
-def _place_in_pipeline(trained: Trained) -> tuple[Path, str] | None:
-    """The imported pipeline that the run started from, and the component that it trained; None where there is none."""
-    origin = trained.origin
-    if origin is None or origin.pipeline is None or not (Path(origin.pipeline) / PUBLISHED).is_dir():
-        return None
-    records = records_of(Path(origin.pipeline))
-    if origin.imported:
-        return Path(origin.pipeline), origin.part
-    same = [n for n, r in records.items() if {"class": r["class"], "config": r["config"]} == origin.published]
-    return (Path(origin.pipeline), same[0]) if len(same) == 1 else None
 
 
 def _name_in_index(folder: Path, name: str, family: Family) -> None:

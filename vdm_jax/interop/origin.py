@@ -62,6 +62,7 @@ class Origin:
       adapter: component whose motion modules are put into the network (AnimateDiff); None for none.
       published: `class` and `config`, its `config.json`, of a network with a published class; None otherwise.
       pipeline: the import whose text encoder and autoencoder belong to it; None where there is none.
+      component: what it is called there; None where there is none.
       source: the folder it was imported from, in the end.
       digest: SHA-256 over the digests of the weights that training began with.
     """
@@ -74,6 +75,7 @@ class Origin:
     text: Mapping[str, Any] | None
     published: Mapping[str, Any] | None
     pipeline: str | None
+    component: str | None
     source: str
     digest: str
     adapter: str | None = None
@@ -106,6 +108,13 @@ class Origin:
 
         abstract = jax.tree.map(stored, plan.abstract.params)
         return restore_weights((path / "checkpoints").absolute(), self.part, abstract=abstract).state
+
+    def place(self) -> tuple[Path, str] | None:
+        """Directory of the imported pipeline that the network belongs to, and its name there; None where it is gone, or
+        the network was imported by itself."""
+        if self.pipeline is None or not (Path(self.pipeline) / PUBLISHED).is_dir():
+            return None
+        return Path(self.pipeline), self.component
 
     def autoencoder(self) -> tuple[Path, str] | None:
         """Directory and component of the autoencoder of its latents; None where it is not there."""
@@ -212,6 +221,7 @@ def _of_import(init: str, run: Path, part: str) -> Origin:
         text=None,
         published={"class": family.published, "config": published},
         pipeline=str(run),
+        component=part,
         source=record["source"],
         digest=digests[0] if adapter is None else hashlib.sha256("".join(digests).encode()).hexdigest(),
         adapter=adapter,
@@ -245,6 +255,7 @@ def _of_trained(init: str, run: Path, part: str) -> Origin:
         text=config["text"],
         published=before and before.published,
         pipeline=before and before.pipeline,
+        component=before and before.component,
         source=before.source if before else str(run),
         digest=hashlib.sha256(digests).hexdigest(),
     )
