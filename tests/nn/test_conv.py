@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.attention.meshes import mesh_of
 from vdm_jax.nn.conv import Conv, convolve
+from vdm_jax.sharding import LogicalRules, activation_sharding, constrain, logical_axes, param_shardings
 
 
 def by_definition(x, kernel, bias, stride, padding):
@@ -72,3 +74,29 @@ def test_gradients_are_those_of_the_library(window):
 def test_the_network_decides_the_precision():
     layer = Conv(4, 6, (3, 3), rngs=nnx.Rngs(0))
     assert layer(jnp.ones((1, 4, 4, 4), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("axes", [("embed", "embed_out"), ("embed_out", "embed")])
+def test_kernels_and_pixels_cut_over_the_same_axis(axes):
+    """What XLA gets wrong by itself, forward or backward."""
+    mesh = mesh_of(data=2, context=4)
+    graph, state = nnx.split(Conv(4, 16, (3, 3, 3), padding=((0, 0), (1, 1), (1, 1)), axes=axes, rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(state)
+    x, weights = (np.random.default_rng(0).standard_normal((2, 2, 4, 4, c), np.float32) for c in (4, 16))
+
+    def total(params, x):
+        x = constrain(x, "batch", "frames", "height", "width", None)
+        return jnp.sum(weights * nnx.merge(graph, params)(jnp.concatenate([jnp.zeros_like(x), x], axis=1)))
+
+    def on_mesh(params, x):
+        with activation_sharding(mesh, LogicalRules()):
+            return jax.value_and_grad(total, argnums=(0, 1))(params, x)
+
+    cut = param_shardings(params, logical_axes(state), mesh, LogicalRules())
+    assert "context" in str(cut["kernel"].spec)
+    found = jax.jit(on_mesh)(jax.device_put(params, cut), x)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4),
+        found,
+        jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(params, x),
+    )

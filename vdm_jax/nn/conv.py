@@ -11,8 +11,10 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from vdm_jax.nn.linear import Initializer, param
+from vdm_jax.sharding.context import partitioned
 
 Array = jax.Array
 Padding = tuple[tuple[int, int], ...]
@@ -54,8 +56,17 @@ class Conv(nnx.Module):
         self.bias = param(rngs, jax.nn.initializers.zeros, (out_channels,), axes[1:]) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        y = convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
+        y = convolve(x, _whole(self.kernel[...].astype(x.dtype)), self.stride, self.padding)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def _whole(kernel: Array) -> Array:
+    """A kernel gathered from the mesh.
+
+    XLA (jax 0.10.2) makes wrong sums, and says nothing, where the channels of a small convolution, or of its gradient,
+    are cut over the axis that cuts the pixels; a layer's kernel would be gathered in any case.
+    """
+    return jax.lax.with_sharding_constraint(kernel, PartitionSpec()) if partitioned() else kernel
 
 
 def convolve(x: Array, kernel: Array, stride: tuple[int, ...], padding: Padding) -> Array:
