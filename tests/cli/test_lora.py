@@ -49,9 +49,16 @@ def test_the_base_keeps_its_bits_and_the_pairs_train(folder):
     found = weights_of(folder / "run")
     kernel = np.asarray(found["backbone", "patch_out", "kernel"])
     assert kernel.T.tobytes() == published["proj_out.weight"].tobytes()
+    assert (folder / "run/frozen/0").is_dir()  # where the base is, and in no checkpoint
+    assert not any("patch_out" in name for name in _saved(folder / "run/checkpoints/4"))
     ups = [leaf for path, leaf in found.items() if path[-4:-1] == ("lora", "q", "b")]
     assert len(ups) == 1
     assert 1e-4 < np.abs(ups[0]).max() < 1e-2
+
+
+def _saved(step):
+    """Names of what a checkpoint holds."""
+    return json.loads((step / "state/_METADATA").read_text())["tree_metadata"]
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(folder):

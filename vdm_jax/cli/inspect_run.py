@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vdm_jax.errors import RunError
 from vdm_jax.media.figures import Figure, figures_table
 from vdm_jax.media.grid import contact_sheet
 from vdm_jax.media.video import decode
-from vdm_jax.training.checkpoint import read_meta
+from vdm_jax.training.checkpoint import FROZEN, read_meta
 from vdm_jax.training.digests import find_damage
 from vdm_jax.training.run_directory import read_config
 
@@ -44,7 +45,8 @@ def inspect_run(path: Path, everything: bool, parameters: bool, draw: bool) -> t
         figures += _newest(path / "checkpoints" / str(steps[-1]), parameters)
     figures += _metrics(path / "metrics.jsonl")
     if everything:
-        figures += [_intact(path / "checkpoints" / str(step)) for step in steps]
+        figures += [_intact(path / "checkpoints" / str(step), str(step)) for step in steps]
+        figures += [_intact(step, FROZEN) for step in (path / FROZEN).glob("0")]
     print(figures_table(figures))
     print(f"steps saved: {' '.join(map(str, steps)) or 'none yet'}")
     print(f"config: {json.dumps(config)}")
@@ -90,11 +92,11 @@ def _newest(step: Path, parameters: bool) -> list[Figure]:
     """Prints the parameters and the process of one checkpoint; reads no weights, only what is said about them."""
     try:
         meta = read_meta(step)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            state = reader.metadata(step.absolute() / "state").item_metadata.tree
+        state = _layout(step)
+        frozen = [_layout(found)["params"] for found in (step.parents[1] / FROZEN).glob("0")]
     except Exception as error:  # Orbax raises whatever the damaged file provokes
         raise RunError(f"checkpoint {step}: cannot be read ({type(error).__name__}); try --verify") from None
-    networks = state["params"]
+    networks = _together(state["params"], *frozen)
     rows = list(parameter_rows(networks, None if parameters else 2))
     widths = [max(len(str(row[i])) for row in rows) for i in range(2)]
     for name, shape, size in rows:
@@ -112,6 +114,16 @@ def _newest(step: Path, parameters: bool) -> list[Figure]:
     ]
 
 
+def _layout(step: Path) -> dict:
+    """Shapes and dtypes of the arrays of a checkpoint."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.metadata(step.absolute() / "state").item_metadata.tree
+
+
+def _together(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    return unflatten_dict({path: leaf for part in parts for path, leaf in flatten_dict(part).items()})
+
+
 def _metrics(file: Path) -> list[Figure]:
     latest = last_metrics(file)
     step = latest.pop("step", None)
@@ -119,11 +131,11 @@ def _metrics(file: Path) -> list[Figure]:
     return figures + [Figure(f"metric/{name}", value) for name, value in latest.items()]
 
 
-def _intact(step: Path) -> Figure:
+def _intact(step: Path, name: str) -> Figure:
     damage = find_damage(step)
     if damage:
-        print(f"checkpoint {step.name} is damaged: {damage}")
-    return Figure(f"intact_{step.name}", damage is None, ok=damage is None)
+        print(f"checkpoint {name} is damaged: {damage}")
+    return Figure(f"intact_{name}", damage is None, ok=damage is None)
 
 
 def _sheet(samples: Path) -> np.ndarray | None:

@@ -4,6 +4,8 @@
                       meta/      `StepMeta` as JSON: process, data iterator, config, code version, metric window
                       digests/   SHA-256 of every file above (`digests.py`)
     checkpoints/11000.damaged/   a step that failed its digests, kept for whoever wants to look
+    frozen/0/                    the same of weights that nothing trains, where a run has such; written once, before
+                                 the first step that is saved
 
 Saving is asynchronous: `save` returns when the arrays are copied out of the device's reach, Orbax writes them in
 the background, and the directory gets its final name when everything in it is complete.
@@ -35,9 +37,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from vdm_jax.errors import RunError, did_you_mean
+from vdm_jax.nn.path_filter import Path
 from vdm_jax.training import digests
 
 _STATE, _META = "state", "meta"
+FROZEN = "frozen"  # beside the folder of checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +99,15 @@ class Checkpointer:
     Args:
       directory: the run's `checkpoints/`; made if absent.
       config: when to save, what to keep.
+      frozen: paths of `params` that never change, and are kept once beside the steps.
 
     Raises:
       RunError: the directory cannot be written.
     """
 
-    def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
+    def __init__(self, directory: epath.PathLike, config: CheckpointConfig, frozen: frozenset[Path] = frozenset()):
         self.directory = epath.Path(directory)
-        self.config = config
+        self.config, self.frozen = config, frozen
         _quiet_orbax()
         keep = [policies.LatestN(config.keep)]
         if config.keep_every is not None:
@@ -140,9 +145,15 @@ class Checkpointer:
         Raises:
           RunError: this save or the one before it failed; steps that were complete stay as they are.
         """
+        state = _as_dict(state)
+        if self.frozen:
+            state["params"], frozen = _apart(state["params"], self.frozen)
+            if _newest(self.directory.parent / FROZEN) is None:
+                with Checkpointer(self.directory.parent / FROZEN, CheckpointConfig()) as beside:
+                    beside.save(0, {"params": frozen}, meta)
         args = ocp.args.Composite(
             **{
-                _STATE: ocp.args.PyTreeSave(_as_dict(state)),
+                _STATE: ocp.args.PyTreeSave(state),
                 _META: ocp.args.JsonSave(dataclasses.asdict(meta)),
                 digests.ITEM: digests.DigestSave(),
             }
@@ -180,13 +191,18 @@ class Checkpointer:
           ValueError: the saved state has other leaves, shapes or dtypes.
           RunError: all steps are damaged, or an intact one cannot be loaded.
         """
+        wanted, frozen = _as_dict(abstract), {}
+        if self.frozen:
+            wanted["params"], frozen = _apart(wanted["params"], self.frozen)
         while (step := _newest(self.directory)) is not None:
             path = self.directory / str(step)
             fault = digests.find_damage(path, jax.process_index(), jax.process_count())
             if fault is not None:
                 _shout(path, fault)
             if _everywhere(fault is None):
-                state, meta = _load(path, _as_dict(abstract))
+                state, meta = _load(path, wanted)
+                if self.frozen:
+                    state["params"] = _together(state["params"], self._restore_frozen(frozen))
                 return Restored(step, type(abstract)(**state) if dataclasses.is_dataclass(abstract) else state, meta)
             self._put_aside(path)
         damaged = sorted(p.name for p in self.directory.iterdir() if ".damaged" in p.name)
@@ -196,6 +212,14 @@ class Checkpointer:
                 "to begin again, choose another workdir or delete this folder"
             )
         return None
+
+    def _restore_frozen(self, abstract: Any) -> Any:
+        folder = self.directory.parent / FROZEN
+        with Checkpointer(folder, CheckpointConfig()) as beside:
+            found = beside.restore({"params": abstract})
+        if found is None:
+            raise RunError(f"checkpoints: {folder} is gone, and with it the weights that this run does not train")
+        return found.state["params"]
 
     def _put_aside(self, path: epath.Path) -> None:
         if jax.process_index() == 0:
@@ -238,6 +262,8 @@ def restore_weights(
     """
     directory = epath.Path(directory)
     steps = _steps(directory)
+    beside = directory.parent / FROZEN
+    apart = beside.exists() and directory != beside
     if step is not None and step not in steps:
         raise ValueError(f"step: {did_you_mean(str(step), steps)}")
     _quiet_orbax()
@@ -245,12 +271,28 @@ def restore_weights(
         path = directory / str(candidate)
         fault = digests.find_damage(path)
         if fault is None:
+            frozen = None
+            if apart and abstract is not None:
+                frozen, abstract = _apart(abstract, frozenset(flatten_dict(_saved_layout(path)["params"])))
             state, meta = _load(path, _select(path, which, abstract), partial=True)
-            flat = [flatten_dict(part) for part in (state.get("params", {}), *state.get("ema", {}).values())]
-            return Restored(candidate, unflatten_dict(dict(itertools.chain(*(part.items() for part in flat)))), meta)
+            parts = [state.get("params", {}), *state.get("ema", {}).values()]
+            if apart:
+                parts.append(restore_weights(beside, abstract=frozen).state)
+            return Restored(candidate, _together(*parts), meta)
         if path.exists():  # else the run that writes here has deleted it in the meantime
             _shout(path, fault)
     raise RunError(f"checkpoints: no intact step in {directory}" if steps else f"checkpoints: none in {directory}")
+
+
+def _apart(params: Mapping[str, Any], paths: frozenset[Path]) -> tuple[dict, dict]:
+    """What does not stand at `paths`, and what does."""
+    flat = flatten_dict(params)
+    without, within = ({path: leaf for path, leaf in flat.items() if (path in paths) == at} for at in (False, True))
+    return unflatten_dict(without), unflatten_dict(within)
+
+
+def _together(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    return unflatten_dict(dict(itertools.chain(*(flatten_dict(part).items() for part in parts))))
 
 
 def _load(path: epath.Path, target: dict, partial: bool = False) -> tuple[dict, StepMeta]:

@@ -165,7 +165,7 @@ def train_run(
       RunError, ValueError: see `training.loop.train`.
     """
     config = run.config
-    with Checkpointer(directory.checkpoints, config.checkpoint) as checkpointer:
+    with Checkpointer(directory.checkpoints, config.checkpoint, run.plan.frozen_paths) as checkpointer:
         progress = open_progress(config.train.steps)
         start = start_or_resume(checkpointer, run.plan.abstract, begin or (lambda: run.plan.init(config.seed)), data)
         writer = open_writer(directory, start.step, config.log.wandb)

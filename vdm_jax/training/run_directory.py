@@ -3,6 +3,7 @@
     RUN/config.json       the config as run
         code.json         the code versions that trained it, one entry per start
         checkpoints/      (`checkpoint.py`)
+        frozen/           weights that nothing trains, where it has such (the same)
         metrics.jsonl     (`writers.py`)
         tb/               TensorBoard event files
         samples/          videos sampled while training

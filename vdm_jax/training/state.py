@@ -113,6 +113,12 @@ class StatePlan:
         """Paths that some update trains."""
         return frozenset().union(*self.trains.values())
 
+    @property
+    def frozen_paths(self) -> frozenset[Path]:
+        """Paths of everything else, where the updates leave weights out; none where they train all there are."""
+        paths = frozenset(flatten_dict(self.networks.abstract))
+        return paths - self.trained if self.networks.trainable - self.trained else frozenset()
+
     def init(self, seed: int) -> TrainState:
         """Fresh weights, moments and averages, each device making only its own shards."""
         return jax.jit(self._fresh, out_shardings=self.shardings)(stream(seed, "init"))
