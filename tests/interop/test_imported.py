@@ -144,6 +144,13 @@ def test_an_import_whose_files_have_changed_is_refused(component, tmp_path, caps
         open_imported(run)
 
 
+def test_a_part_whose_weights_are_pickles_is_not_passed_over(pipeline, tmp_path):
+    (file,) = (pipeline / "transformer_2").glob("*.safetensors")
+    file.rename(file.with_suffix(".bin"))
+    with pytest.raises(ValueError, match=f"{file.stem}.bin, a pickle, which is not read"):
+        import_folder(pipeline, tmp_path / "run")
+
+
 def test_what_cannot_be_done_is_said(component, pipeline, tmp_path, capsys):
     run = str(tmp_path / "run")
     assert main(["import", str(component), "--out", run]) == 0

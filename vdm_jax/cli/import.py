@@ -3,13 +3,17 @@
 import argparse
 from pathlib import Path
 
-from vdm_jax.interop.component import float_type
+import numpy as np
+
+from vdm_jax.interop.component import Examined, float_type
 from vdm_jax.interop.imported import import_folder
 from vdm_jax.interop.lora import import_lora
+from vdm_jax.interop.originals.importing import import_original, is_original
 
 EXAMPLE = """
 vdm import Wan2.1-T2V-1.3B-Diffusers --out runs/wan
 vdm import Wan2.1-T2V-1.3B-Diffusers/transformer --out runs/wan --dtype float32
+vdm import v3_sd15_mm.ckpt --out runs/motion
 vdm import pytorch_lora_weights.safetensors --base runs/wan --scale 0.8 --out runs/wan_lora
 """
 
@@ -18,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument(
         "folder", metavar="DIR", type=Path,
-        help="config.json beside *.safetensors, or a pipeline (model_index.json); with --base, a LoRA (safetensors)",
+        help="config.json beside *.safetensors, a pipeline (model_index.json), or a file of a model's authors"
+        " (*.safetensors, *.pth, *.ckpt); with --base, a LoRA",
     )  # fmt: skip
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="a new run directory")
     parser.add_argument(
@@ -37,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
         return _put_in(args)
     if args.scale is not None:
         raise ValueError("--scale: is for a LoRA; --base must name the import to put it into")
-    if not args.folder.is_dir():
-        raise ValueError(f"DIR: {args.folder} is not a directory")
-    for name, found in import_folder(args.folder, args.out, dtype).items():
+    if not args.folder.exists():
+        raise ValueError(f"DIR: {args.folder} is not a directory, nor a file")
+    for name, found in _imported(args.folder, args.out, dtype).items():
         kinds = ", ".join(sorted(kind.name for kind in found.dtypes(dtype)))
         print(f"{name}: {found.family.published}, {found.parameters:,} parameters, {kinds}")
         if found.left_out:
@@ -48,6 +53,17 @@ def run(args: argparse.Namespace) -> int:
             )
     print(args.out)
     return 0
+
+
+def _imported(path: Path, out: Path, dtype: np.dtype | None) -> dict[str, Examined]:
+    if not is_original(path):
+        return import_folder(path, out, dtype)
+    components, original = import_original(path, out, dtype)
+    print(f"{path.name}: {original.original.title}")
+    if original.left_out:
+        first = ", ".join(original.left_out[:3])
+        print(f"  {len(original.left_out)} other tensors of it were left out: {first} ...")
+    return components
 
 
 def _put_in(args: argparse.Namespace) -> int:

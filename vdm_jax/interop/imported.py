@@ -35,13 +35,16 @@ RECORD, INDEX, PUBLISHED, WEIGHTS = "imported.json", "model_index.json", "publis
 ALONE = "model"  # name of a component that came by itself
 
 
-def import_folder(folder: Path, run: Path, dtype: np.dtype | None = None) -> dict[str, Examined]:
+def import_folder(
+    folder: Path, run: Path, dtype: np.dtype | None = None, *, source: Path | None = None
+) -> dict[str, Examined]:
     """Makes a run of a component, or of every component of a pipeline.
 
     Args:
       folder: with `config.json`, or with `model_index.json`.
       run: must not exist, or be empty.
       dtype: that the weights have when they are opened; None keeps that of the files, which stay as they are.
+      source: what the record says that a component alone came from; None is the folder.
 
     Returns:
       What was found, by name.
@@ -57,7 +60,7 @@ def import_folder(folder: Path, run: Path, dtype: np.dtype | None = None) -> dic
             _take_over(found[name], path, partial / WEIGHTS / name)
         for path in rest:
             _copy(path, partial / PUBLISHED / path.name)
-        record = {name: _record(found[name], parts[name], dtype) for name in parts}
+        record = {name: _record(found[name], source or parts[name], dtype) for name in parts}
         (partial / "code.json").write_text(json.dumps([code_version()], indent=1))
         (partial / RECORD).write_text(json.dumps({"components": record}, indent=1))
     return found
@@ -175,11 +178,15 @@ def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     named = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
     if absent := [name for name in named if not (folder / name).is_dir()]:
         raise RunError(f"{folder}/{INDEX}: names {absent[0]}, which is not there")
-    weighted = {name: folder / name for name in named if list((folder / name).glob(f"*{SUFFIX}*"))}
+    weighted = {name: folder / name for name in named if index[name][1] in FAMILIES or _weights(folder / name)}
     unknown = [f"{name} ({index[name][1]})" for name in weighted if index[name][1] not in FAMILIES]
     if unknown:
         raise ValueError(f"{folder}: {', '.join(unknown)}: not known here; known: {', '.join(sorted(FAMILIES))}")
     return weighted, [folder / INDEX, *(folder / name for name in named if name not in weighted)]
+
+
+def _weights(folder: Path) -> list[Path]:
+    return [path for end in (SUFFIX, ".bin") for path in folder.glob(f"*{end}")]
 
 
 def _record(found: Examined, path: Path, dtype: np.dtype | None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def check_tensors(
     faults = [
         *listed("missing", missing, unexpected),
         *listed("unexpected", unexpected, missing),
-        *listed("of another shape", _misshaped(weights, named)),
+        *listed("of another shape", misshaped(weights, named)),
         *listed(f"neither {', '.join(READ_AS_WEIGHTS)}", _not_floats(weights, named)),
     ]
     if not faults:
@@ -61,7 +61,8 @@ def _check_twins(one: Stored, other: Stored, name: str) -> None:
         raise RunError(f"{other.file}: {name} and its other name have two values")
 
 
-def _misshaped(weights: Mapping[str, Shape], named: Mapping[str, Stored]) -> list[str]:
+def misshaped(weights: Mapping[str, Shape], named: Mapping[str, Stored]) -> list[str]:
+    """What has another shape than it must have."""
     both = sorted(weights.keys() & named.keys())
     return [f"{n} {list(named[n].shape)}, wanted {list(weights[n])}" for n in both if named[n].shape != weights[n]]
 

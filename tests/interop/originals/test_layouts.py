@@ -1,0 +1,250 @@
+"""Files of the authors of models: the same tensors as diffusers makes of them, and what is wrong with a file."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.interop.test_component import same_bits, values
+from vdm_jax.cli.main import main
+from vdm_jax.errors import RunError
+from vdm_jax.interop.families import FAMILIES
+from vdm_jax.interop.imported import records_of
+from vdm_jax.interop.originals.animatediff import MOTION_MODULES
+from vdm_jax.interop.originals.layout import Original, write_original, write_published
+from vdm_jax.interop.originals.layouts import LAYOUTS, open_original, recognised
+from vdm_jax.interop.originals.svd import SVD_UNET
+from vdm_jax.interop.originals.wan import WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER
+from vdm_jax.interop.tensors import TensorWriter, read_header, tensors_of
+
+PUBLISHED = Path(__file__).parents[1] / "published"
+FULL = [
+    (WAN_TRANSFORMER, "Wan2.1-T2V-1.3B"), (WAN_TRANSFORMER, "Wan2.1-T2V-14B"), (WAN_TRANSFORMER, "Wan2.1-I2V-14B"),
+    (WAN_TRANSFORMER, "Wan2.1-FLF2V-14B"), (WAN_TRANSFORMER, "Wan2.2-I2V-A14B"), (WAN_TRANSFORMER, "Wan2.2-TI2V-5B"),
+    (WAN_AUTOENCODER, "Wan2.1-vae"), (WAN_TEXT, "Wan2.1-text_encoder"),
+    (MOTION_MODULES, "animatediff-motion-adapter-v1-5-2"), (MOTION_MODULES, "animatediff-motion-adapter-v1-5-3"),
+    (SVD_UNET, "stable-video-diffusion-img2vid-xt"),
+]  # fmt: skip
+TINY = {
+    WAN_TRANSFORMER: {
+        "_class_name": "WanTransformer3DModel", "num_attention_heads": 1, "attention_head_dim": 128, "in_channels": 9,
+        "out_channels": 4, "text_dim": 24, "freq_dim": 32, "ffn_dim": 48, "num_layers": 2, "image_dim": 20,
+        "added_kv_proj_dim": 128, "pos_embed_seq_len": 6,
+    },
+    WAN_AUTOENCODER: {"_class_name": "AutoencoderKLWan", "base_dim": 4},
+    WAN_TEXT: {
+        "architectures": ["UMT5EncoderModel"], "d_model": 16, "d_ff": 24, "d_kv": 4, "num_heads": 4, "num_layers": 2,
+        "vocab_size": 40, "feed_forward_proj": "gated-gelu",
+    },
+    MOTION_MODULES: {"_class_name": "MotionAdapter", "block_out_channels": [32, 64], "motion_max_seq_length": 8},
+    SVD_UNET: {
+        "_class_name": "UNetSpatioTemporalConditionModel", "block_out_channels": [64, 128], "in_channels": 8,
+        "out_channels": 4, "num_attention_heads": [1, 2], "cross_attention_dim": 24, "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24, "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
+        "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+    },
+}  # fmt: skip
+# Names of files as they were published, numbers as #.
+FACTS = {
+    WAN_TRANSFORMER: (
+        "blocks.#.self_attn.norm_q.weight blocks.#.self_attn.o.bias blocks.#.cross_attn.k_img.weight"
+        " blocks.#.cross_attn.norm_k_img.weight blocks.#.modulation blocks.#.norm#.weight blocks.#.ffn.#.weight"
+        " head.head.weight head.modulation img_emb.proj.#.weight img_emb.emb_pos text_embedding.#.bias"
+        " time_embedding.#.weight time_projection.#.weight patch_embedding.bias"
+    ),
+    WAN_AUTOENCODER: (
+        "encoder.conv#.weight encoder.downsamples.#.residual.#.gamma encoder.downsamples.#.resample.#.weight"
+        " encoder.downsamples.#.time_conv.bias encoder.downsamples.#.shortcut.weight encoder.middle.#.to_qkv.weight"
+        " encoder.head.#.gamma decoder.upsamples.#.shortcut.bias decoder.middle.#.proj.bias conv#.weight"
+    ),
+    WAN_TEXT: (
+        "token_embedding.weight blocks.#.norm#.weight blocks.#.attn.q.weight blocks.#.attn.o.weight norm.weight"
+        " blocks.#.pos_embedding.embedding.weight blocks.#.ffn.gate.#.weight blocks.#.ffn.fc#.weight"
+    ),
+    MOTION_MODULES: (
+        "down_blocks.#.motion_modules.#.temporal_transformer.norm.weight"
+        " mid_block.motion_modules.#.temporal_transformer.proj_in.weight"
+        " up_blocks.#.motion_modules.#.temporal_transformer.transformer_blocks.#.attention_blocks.#.to_out.#.bias"
+        " up_blocks.#.motion_modules.#.temporal_transformer.transformer_blocks.#.attention_blocks.#.pos_encoder.pe"
+        " up_blocks.#.motion_modules.#.temporal_transformer.transformer_blocks.#.norms.#.weight"
+        " up_blocks.#.motion_modules.#.temporal_transformer.transformer_blocks.#.ff_norm.weight"
+        " up_blocks.#.motion_modules.#.temporal_transformer.transformer_blocks.#.ff.net.#.proj.weight"
+    ),
+    SVD_UNET: (
+        "time_embed.#.weight label_emb.#.#.weight input_blocks.#.#.weight input_blocks.#.#.op.weight"
+        " input_blocks.#.#.in_layers.#.weight input_blocks.#.#.emb_layers.#.bias"
+        " input_blocks.#.#.time_stack.in_layers.#.weight input_blocks.#.#.time_stack.emb_layers.#.weight"
+        " input_blocks.#.#.time_mixer.mix_factor input_blocks.#.#.time_stack.#.ff_in.net.#.proj.weight"
+        " input_blocks.#.#.time_pos_embed.#.weight middle_block.#.time_stack.out_layers.#.weight"
+        " output_blocks.#.#.skip_connection.weight output_blocks.#.#.conv.weight out.#.bias"
+    ),
+}
+
+
+def shapes_of(published: dict) -> dict:
+    family = FAMILIES[(published.get("architectures") or [published.get("_class_name")])[0]]
+    config = family.config(published)
+    return family.keymap(config).shapes(family.shapes(config))
+
+
+def written(original: Original, folder: Path, dtype=np.float32) -> Path:
+    """A file of the authors, random, under the names that our layout gives; `positions` are the published constants."""
+    published = TINY[original]
+    family = FAMILIES[(published.get("architectures") or [published.get("_class_name")])[0]]
+    rng, shapes = np.random.default_rng(0), shapes_of(published)
+    constants = {buffer.theirs: buffer.make() for buffer in family.keymap(family.config(published)).buffers}
+    plain = folder / "plain"
+    plain.mkdir(parents=True)
+    writer = TensorWriter(plain, "model", {name: (shape, dtype) for name, shape in shapes.items()})
+    for name, shape in shapes.items():
+        writer.put(name, np.asarray(constants.get(name, rng.standard_normal(shape)), dtype))
+    writer.close()
+    write_original(original, tensors_of(plain), folder, "original")
+    return folder / "original.safetensors"
+
+
+def masked(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+@pytest.mark.parametrize(("original", "name"), FULL, ids=[name for _, name in FULL])
+def test_shapes_alone_say_what_a_full_model_is(original, name):
+    published = json.loads((PUBLISHED / f"{name}.json").read_text())
+    wanted = shapes_of(published)
+    theirs = {original.rename(there, wanted): shape for there, shape in wanted.items()}
+    assert len(theirs) == len(wanted)
+    assert [layout for layout in LAYOUTS if layout.prefix(theirs) is not None] == [original]
+    found = original.config(theirs)
+    family = FAMILIES[(found.get("architectures") or [found.get("_class_name")])[0]]
+    assert family.config(found) == family.config(published)
+    assert {there: original.rename(there, theirs) for there in wanted} == {
+        there: original.rename(there, wanted) for there in wanted
+    }
+
+
+@pytest.mark.parametrize("original", TINY, ids=lambda original: original.component)
+def test_a_file_becomes_the_published_class_and_back(original, tmp_path):
+    file = written(original, tmp_path)
+    assert set(FACTS[original].split()) <= {masked(name) for name in read_header(file)}
+    found = open_original(file)
+    assert found.original is original
+    assert found.left_out == ()
+    write_published(found, tmp_path / "published")
+    assert same_bits(values(tmp_path / "plain"), values(tmp_path / "published"))
+    (tmp_path / "back").mkdir()
+    write_original(original, tensors_of(tmp_path / "published"), tmp_path / "back", "original")
+    assert same_bits(values(tmp_path / "back"), {name: stored.read() for name, stored in read_header(file).items()})
+
+
+def over_time(converted: dict) -> dict:
+    """What diffusers makes of SVD's file, whose converter knows no residual blocks over time, put under them."""
+    named = {}
+    for name, tensor in converted.items():
+        parts = re.fullmatch(r"(.*\.resnets\.\d+)\.(time_stack\.)?(.*)", name)
+        if parts and not parts[3].startswith("time_mixer"):
+            name = f"{parts[1]}.{'temporal' if parts[2] else 'spatial'}_res_block.{parts[3]}"
+        name = name.replace(".time_stack.", ".temporal_transformer_blocks.")
+        name = name.replace("time_pos_embed.0.", "time_pos_embed.linear_1.")
+        named[name.replace("time_pos_embed.2.", "time_pos_embed.linear_2.")] = tensor
+    return named
+
+
+def converted_by_diffusers(original: Original, tensors: dict) -> dict:
+    single = pytest.importorskip("diffusers.loaders.single_file_utils", reason="its converters are the oracle")
+    if original is WAN_TRANSFORMER:
+        return single.convert_wan_transformer_to_diffusers(dict(tensors))
+    if original is WAN_AUTOENCODER:
+        return single.convert_wan_vae_to_diffusers(dict(tensors))
+    if original is MOTION_MODULES:
+        return single.convert_animatediff_checkpoint_to_diffusers(dict(tensors))
+    named = {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}
+    config = {"layers_per_block": TINY[SVD_UNET]["layers_per_block"], "addition_embed_type": "text_time"}
+    return over_time(single.convert_ldm_unet_checkpoint(named, config))
+
+
+@pytest.mark.parametrize(
+    "original", [original for original in TINY if original is not WAN_TEXT], ids=lambda original: original.component
+)
+def test_diffusers_makes_the_same_tensors_of_it(original, tmp_path):
+    """By its own converters; of motion modules it leaves the positions out, and of Wan it passes one name by."""
+    torch = pytest.importorskip("torch", reason="diffusers converts its tensors")
+    file = written(original, tmp_path)
+    write_published(open_original(file), tmp_path / "published")
+    tensors = {name: torch.from_numpy(stored.read()) for name, stored in read_header(file).items()}
+    theirs = {name: tensor.numpy() for name, tensor in converted_by_diffusers(original, tensors).items()}
+    passed = "img_emb.emb_pos"
+    theirs = {name.replace(passed, "condition_embedder.image_embedder.pos_embed"): v for name, v in theirs.items()}
+    ours = {name: value for name, value in values(tmp_path / "published").items() if not name.endswith(".pe")}
+    assert same_bits(ours, theirs)
+
+
+def test_a_file_is_imported_from_the_command_line(tmp_path, capsys):
+    file = written(MOTION_MODULES, tmp_path, np.float16)
+    assert main(["import", str(file), "--out", str(tmp_path / "run"), "--dtype", "fp32"]) == 0
+    page = capsys.readouterr().out
+    assert MOTION_MODULES.title in page
+    assert "model: MotionAdapter" in page
+    assert records_of(tmp_path / "run")["model"]["source"] == str(file)
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert same_bits(values(tmp_path / "plain"), values(tmp_path / "out"))
+    assert not list(tmp_path.glob(".run*"))
+
+
+def test_what_no_network_reads_is_left_out_and_named(tmp_path):
+    """Motion modules hold their positions twice; SVD's file also an autoencoder and an encoder."""
+    tensors = read_header(written(MOTION_MODULES, tmp_path / "motion"))
+    twins = {n.replace("_blocks.0.pos", "_blocks.1.pos"): s for n, s in tensors.items() if n.endswith("pe")}
+    assert recognised(tensors | twins, tmp_path).left_out == tuple(sorted(twins))
+    tensors = {f"model.diffusion_model.{n}": s for n, s in read_header(written(SVD_UNET, tmp_path / "svd")).items()}
+    more = {"first_stage_model.encoder.conv_in.bias": tensors["model.diffusion_model.out.0.bias"]}
+    found = recognised(tensors | more, tmp_path)
+    assert (found.original, found.left_out) == (SVD_UNET, tuple(more))
+
+
+def test_a_folder_of_authors_and_a_prefix_are_known(tmp_path):
+    written(WAN_TRANSFORMER, tmp_path)
+    folder = tmp_path / "authors"
+    folder.mkdir()
+    tensors = read_header(tmp_path / "original.safetensors")
+    named = {f"model.diffusion_model.{name}": stored for name, stored in tensors.items()}
+    writer = TensorWriter(folder, "part", {name: (s.shape, s.dtype) for name, s in named.items()}, max_file=60_000)
+    for name, stored in named.items():
+        writer.put(name, stored.read())
+    writer.close()
+    (folder / "config.json").write_text('{"_class_name": "WanModel"}')
+    assert main(["import", str(folder), "--out", str(tmp_path / "run")]) == 0
+    assert same_bits(values(tmp_path / "plain"), values(tmp_path / "run/weights/model"))
+
+
+def test_what_is_wrong_with_a_file_is_said(tmp_path):
+    file = written(WAN_TRANSFORMER, tmp_path)
+    tensors = {name: stored.read() for name, stored in read_header(file).items()}
+
+    def changed(name: str, **changes) -> Path:
+        kept = {n: v for n, v in (tensors | changes).items() if v is not None}
+        writer = TensorWriter(tmp_path, name, {n: (v.shape, v.dtype) for n, v in kept.items()})
+        for n, v in kept.items():
+            writer.put(n, v)
+        writer.close()
+        return tmp_path / f"{name}.safetensors"
+
+    key = "blocks.1.self_attn.k.weight"
+    with pytest.raises(ValueError, match="1 missing: blocks.1.self_attn.k.weight .nearest: blocks.1.self_attn.kk"):
+        open_original(changed("missing", **{key: None, "blocks.1.self_attn.kk.weight": tensors[key]}))
+    with pytest.raises(ValueError, match=r"1 of another shape: blocks.1.self_attn.k.weight \[3\], wanted \[128, 128\]"):
+        open_original(changed("shape", **{key: np.zeros(3, np.float32)}))
+    with pytest.raises(ValueError, match="it has no tensor text_embedding.0.weight"):
+        open_original(changed("less", **{"text_embedding.0.weight": None}))
+    with pytest.raises(ValueError, match="tensors of no layout that is known here"):
+        open_original(changed("other", **{"head.modulation": None}))
+    crafter = {"model.diffusion_model.input_blocks.1.0.temopral_conv.conv1.0.weight": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match="VideoCrafter: its UNet has"):
+        open_original(changed("crafter", **crafter))
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(RunError, match="it is cut off"):
+        open_original(file)
+    with pytest.raises(ValueError, match=r"suffix: unknown '.safetensor'; did you mean '.safetensors'"):
+        open_original(file.with_suffix(".safetensor"))

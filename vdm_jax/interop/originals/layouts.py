@@ -1,0 +1,52 @@
+"""Every layout of authors' files that is known; a further one is one line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vdm_jax.errors import did_you_mean
+from vdm_jax.interop.originals.animatediff import MOTION_MODULES
+from vdm_jax.interop.originals.layout import Original, Recognised, recognise
+from vdm_jax.interop.originals.pickled import SUFFIXES, read_pickled
+from vdm_jax.interop.originals.svd import SVD_UNET
+from vdm_jax.interop.originals.wan import WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER
+from vdm_jax.interop.tensors import SUFFIX, Stored, read_header, tensors_of
+
+LAYOUTS: tuple[Original, ...] = (MOTION_MODULES, SVD_UNET, WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER)
+# A part of a name that only the files of one model have -> why its network is not there.
+REFUSED = {
+    ".temopral_conv.": "VideoCrafter: its UNet has convolutions over time inside each residual block and transformers"
+    " over time with self-attention alone and no text, behind spatial ones with heads of 64; no UNet here has both, nor"
+    " is there a published class to hold one against",
+}
+
+
+def open_original(path: Path) -> Recognised:
+    """What the authors of a model published as one file, or as a folder of several safetensors.
+
+    Raises:
+      ValueError: see `recognised`; a file of another kind.
+      RunError: a file is cut off or damaged.
+    """
+    if path.is_dir():
+        return recognised(tensors_of(path), path)
+    if path.suffix not in (SUFFIX, *SUFFIXES):
+        raise ValueError(f"{path}: suffix: {did_you_mean(path.suffix, (SUFFIX, *SUFFIXES))}")
+    return recognised(read_header(path) if path.suffix == SUFFIX else read_pickled(path), path)
+
+
+def recognised(found: Mapping[str, Stored], file: Path) -> Recognised:
+    """What these tensors are.
+
+    Raises:
+      ValueError: none of the known layouts, or one of which something is missing, unexpected or of another shape.
+    """
+    for part, why in REFUSED.items():
+        if any(part in name for name in found):
+            raise ValueError(f"{file}: {why}")
+    for original in LAYOUTS:
+        prefix = original.prefix(found)
+        if prefix is not None:
+            return recognise(original, prefix, found, file)
+    names = ", ".join(sorted(found)[:3])
+    known = "; ".join(original.title for original in LAYOUTS)
+    raise ValueError(f"{file}: tensors of no layout that is known here ({names}, ...); known: {known}")
