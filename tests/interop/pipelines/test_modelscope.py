@@ -84,11 +84,15 @@ def test_what_cannot_be_is_refused(parts, tmp_path):
     clip = open_pipeline(imported(diffusers.VideoToVideoSDPipeline(**parts), tmp_path / "clip"))
     filled = text.complete(Request(("a",)))
     assert (filled.frames, filled.height, filled.width, filled.steps, filled.guidance) == (16, 16, 16, 50, 9.0)
-    filled = clip.complete(Request(("a",), video=picture(2, 8, 6, 3)))
-    assert (filled.frames, filled.height, filled.width, filled.guidance, filled.strength) == (2, 8, 6, 15.0, 0.6)
-    with pytest.raises(ValueError, match="height: 17 cannot be represented"):
-        text.complete(Request(("a",), height=17))
-    with pytest.raises(ValueError, match="video: TextToVideoSDPipeline does not take it"):
-        text.complete(Request(("a",), video=picture(2, 8, 6, 3)))
-    with pytest.raises(ValueError, match="video: missing; VideoToVideoSDPipeline needs it"):
-        clip.complete(Request(("a",)))
+    for pipeline in (text, clip):  # weights are published with the first alone
+        filled = pipeline.complete(Request(("a",), video=picture(2, 8, 6, 3)))
+        assert (filled.frames, filled.height, filled.width, filled.guidance, filled.strength) == (2, 8, 6, 15.0, 0.6)
+    for pipeline, said, why in (
+        (text, {"height": 17}, "height: 17 cannot be represented"),
+        (text, {"strength": 0.5}, "strength: needs a video to change"),
+        (text, {"image": picture(8, 6, 3)}, "image: TextToVideoSDPipeline does not take it"),
+        (text, {"video": picture(2, 8, 6, 3), "frames": 3}, "frames: 3 asked for, the video has 2"),
+        (clip, {}, "video: missing; VideoToVideoSDPipeline needs it"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            pipeline.complete(Request(("a",), **said))

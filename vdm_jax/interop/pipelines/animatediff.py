@@ -16,7 +16,7 @@ from vdm_jax.interop.pipelines.latent_diffusion import LatentDiffusion
 from vdm_jax.interop.pipelines.opened import Opened, Params, Part
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Networks
-from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, with_video
+from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request
 from vdm_jax.interop.scheduler_plans import Plan
 from vdm_jax.interop.unet_motion import UNET_MOTION
 from vdm_jax.models.unet.control import ControlledUNet
@@ -36,7 +36,7 @@ class Animated(Opened):
 
 
 class AnimateDiff(LatentDiffusion):
-    """`AnimateDiffPipeline`.
+    """`AnimateDiffPipeline`; also changes a clip, as `AnimateDiffVideoToVideoPipeline` does.
 
     Args:
       opened: its parts.
@@ -44,6 +44,9 @@ class AnimateDiff(LatentDiffusion):
     Raises:
       ValueError: a part is missing, or the adapter does not fit the UNet.
     """
+
+    takes = frozenset({"negative", "video", "strength"})
+    strength = 0.8
 
     def __init__(self, opened: Opened):
         super().__init__(opened)
@@ -64,12 +67,7 @@ class AnimateDiff(LatentDiffusion):
 class AnimateDiffVideoToVideo(AnimateDiff):
     """`AnimateDiffVideoToVideoPipeline`."""
 
-    takes = frozenset({"negative", "strength"})
     needs = frozenset({"video"})
-
-    def complete(self, request: Request) -> Request:
-        """See `Pipeline.complete`."""
-        return super().complete(request if request.video is None else with_video(request, strength=0.8))
 
 
 class AnimateDiffControlNet(AnimateDiff):
@@ -81,6 +79,7 @@ class AnimateDiffControlNet(AnimateDiff):
 
     parts = (*AnimateDiff.parts, "controlnet")
     denoisers = ("unet", "controlnet")
+    takes = frozenset({"negative"})
     needs = frozenset({"control"})
 
     @property

@@ -8,7 +8,7 @@ and the pipeline of single pictures itself.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from vdm_jax.interop import imported
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Pipeline
-from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request
+from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, with_video
 from vdm_jax.interop.prompts import PLAIN
 from vdm_jax.interop.scheduler_plans import Plan
 
@@ -32,6 +32,7 @@ class LatentDiffusion(Pipeline):
     parts = ("text_encoder", "unet", "vae")
     denoisers = ("unet",)
     takes = frozenset({"negative"})
+    strength: ClassVar[float] = 1.0  # of pipelines that change clips
 
     @functools.cached_property
     def said(self) -> Mapping[str, Any]:
@@ -52,9 +53,21 @@ class LatentDiffusion(Pipeline):
 
     def complete(self, request: Request) -> Request:
         """See `Pipeline.complete`."""
+        if "video" in self.takes | self.needs and not (request.video is None and request.strength is None):
+            request = self.changing(request)
         request = super().complete(request)
         self.opened.part("unet").config.token_grid(request.frames, request.height, request.width)
         return request
+
+    def changing(self, request: Request) -> Request:
+        """A request to change a clip, with what is then done otherwise where nothing is said.
+
+        Raises:
+          ValueError: there is no clip, or too short a one.
+        """
+        if request.video is None:
+            raise ValueError("strength: needs a video to change")
+        return with_video(request, self.strength)
 
     def plan(self, request: Request) -> Plan:
         """See `Pipeline.plan`; `eta` is always told, which TCD takes for its gamma."""
