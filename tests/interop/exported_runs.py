@@ -1,8 +1,13 @@
 """Trained runs to export: nothing is trained, but every weight is drawn so that none hides anything."""
 
+import functools
+import importlib.resources
+import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -49,6 +54,22 @@ def write_run(path: Path, raw: Mapping[str, Any]) -> Run:
             STEP, {"params": drawn(run.plan.abstract.params)}, StepMeta(process_to_dict(config.process), {}, {})
         )
     return run
+
+
+@functools.cache
+def shipped() -> ModuleType:
+    """`sample.py` of an export, in this process; PyTorch is there."""
+    folder = importlib.resources.files("vdm_jax.interop.torch_modules")
+    modules = {}
+    try:
+        for name, file in (("model", "dit.py"), ("sample", "sample.py")):
+            spec = importlib.util.spec_from_file_location(name, folder / file)
+            modules[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(modules[name])
+    finally:
+        for name in modules:
+            del sys.modules[name]
+    return modules["sample"]
 
 
 def dit_config(**model: Any) -> dict[str, Any]:

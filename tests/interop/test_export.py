@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.interop.exported_runs import STEP, dit_config, write_run
+from tests.interop.exported_runs import STEP, dit_config, shipped, write_run
 from tests.interop.test_component import same_bits, values
 from tests.training.dit_runs import tokenizer
 from vdm_jax.cli.main import main
@@ -94,6 +94,20 @@ def test_a_dit_goes_out_with_its_own_pytorch_code_and_makes_the_same_clips(dit, 
     assert back.config == run.config.networks.model
     wanted = restore_weights((path / "checkpoints").absolute()).state["backbone"]
     jax.tree.map(np.testing.assert_array_equal, back.params, wanted)
+
+
+def test_features_of_the_empty_prompt_go_along_where_prompts_are_encoded_elsewhere(tmp_path):
+    torch = pytest.importorskip("torch", reason="the folder is for PyTorch")
+    raw = dit_config(text_dim=6) | {"text": None, "train": {"steps": STEP, "tokens": 5}}
+    run = write_run(tmp_path / "run", raw)
+    assert export(tmp_path / "run", tmp_path / "out", "--format", "torch") == 0
+    model = shipped().load(tmp_path / "out")
+    assert set(model.null) == {"tokens"}  # the network was told of no mask
+    assert model.null["tokens"].shape == (1, 5, 6)
+    tokens = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    guided_clips, plain = (model.sample(count=2, tokens=tokens, guidance=scale) for scale in (3.0, 1.0))
+    assert guided_clips.shape == (2, *run.config.clip_shape)
+    assert (guided_clips - plain).abs().max() > 1e-3
 
 
 def test_a_dit_that_is_a_wan_goes_out_as_one(dit, tmp_path, capsys):

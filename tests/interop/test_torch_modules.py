@@ -1,7 +1,6 @@
 """The PyTorch files of an export, in a process that has nothing but them: same output as here for every option."""
 
 import importlib.resources
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interop.exported_runs import shipped
 from vdm_jax.diffusion.configuration import process_from, process_to_dict
 from vdm_jax.interop.component import Component, nested, read, write
 from vdm_jax.interop.dit import DIT, TEXT, TrainedText
@@ -147,27 +147,12 @@ PROCESSES = {
 }
 
 
-@pytest.fixture(scope="module")
-def shipped():
-    """`sample.py` of an export, in this process."""
-    pytest.importorskip("torch", reason="the module is for PyTorch")
-    folder, modules = importlib.resources.files("vdm_jax.interop.torch_modules"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, file in (("model", "dit.py"), ("sample", "sample.py")):
-            spec = importlib.util.spec_from_file_location(name, folder / file)
-            modules[name] = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, name, modules[name])
-            spec.loader.exec_module(modules[name])
-    return modules["sample"]
-
-
 @pytest.mark.parametrize("name", PROCESSES)
-def test_every_process_takes_the_same_steps(shipped, name):
+def test_every_process_takes_the_same_steps(name):
     """A made-up network, told the level and fed x as theirs is; ancestral steps with the same noise."""
-    import torch  # there, or `shipped` would have skipped
-
+    torch = pytest.importorskip("torch", reason="the module is for PyTorch")
     process = process_from(PROCESSES[name])
-    theirs = shipped.Process(json.loads(json.dumps(process_to_dict(process))))
+    theirs = shipped().Process(json.loads(json.dumps(process_to_dict(process))))
     rng, steps = np.random.default_rng(3), 5
     levels = process.levels(steps)
     np.testing.assert_allclose(theirs.levels(steps), levels, rtol=2e-6)

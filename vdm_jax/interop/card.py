@@ -16,6 +16,7 @@ from vdm_jax.interop.imported import records_of
 from vdm_jax.interop.origin import Origin, digest_of
 from vdm_jax.interop.trained import Choices, Trained
 from vdm_jax.training.run_directory import read_config
+from vdm_jax.types import Bucket
 
 CARD = "README.md"
 _LICENSE = "not stated; whoever publishes these weights states it here"
@@ -33,13 +34,13 @@ def trained_card(trained: Trained, what: str, opened: str, choices: Choices, not
     """
     config = trained.config
     count = sum(leaf.size for leaf in jax.tree.leaves(trained.params["backbone"]))
-    batch = config.train.batch_size
+    clips = _clips_per_step(config.buckets)
     rows = {
         "holds": what,
         "network": f"{count:,} parameters",
         "weights": f"`{trained.which}` of step {trained.step:,}",
         "clips": " x ".join(map(str, config.clip_shape)) + " (frames, height, width, channels)",
-        "trained on": f"{trained.step * batch:,} clips, {batch} a step",
+        "trained on": f"{round(trained.step * clips):,} clips, {clips:g} a step",
         **choices.data,
         "started from": _origin(trained.origin),
         "process": f"`{json.dumps(process_to_dict(config.process))}`",
@@ -70,6 +71,12 @@ def imported_card(run: Path, choices: Choices) -> str:
     dtype = "as they were, bit for bit" if choices.dtype is None else f"rounded to {choices.dtype.name}"
     rows |= {"weights": dtype, "code": _code(run), **_certificate(choices.certificate), "license": _LICENSE}
     return f"# {run.absolute().name}\n\nPublished weights, read and written again.\n\n{_table(rows)}\n"
+
+
+def _clips_per_step(buckets: Iterable[Bucket]) -> float:
+    """On average over the shapes of batches; a sequence may hold several clips."""
+    shares = [(bucket.weight, bucket.batch * len(bucket.clips)) for bucket in buckets]
+    return sum(weight * clips for weight, clips in shares) / sum(weight for weight, _ in shares)
 
 
 def _table(rows: Mapping[str, str]) -> str:

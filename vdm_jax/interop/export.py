@@ -22,6 +22,7 @@ from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import check_new, whole_or_nothing
 from vdm_jax.interop.imported import INDEX, PUBLISHED, is_imported, open_imported, records_of
+from vdm_jax.interop.latte import LATTE
 from vdm_jax.interop.schedulers import read_scheduler, scheduler_for
 from vdm_jax.interop.tensors import read_json
 from vdm_jax.interop.trained import Choices, Trained, open_trained
@@ -45,7 +46,11 @@ def published_class(model: Any) -> Family:
       ValueError: there is none; names the option.
     """
     module = BACKBONES[kind_of(model)][1]
-    (family,) = (family for family in FAMILIES.values() if family.module is module and family.fits(model))
+    able = [family for family in FAMILIES.values() if family.module is module and family.fits(model)]
+    if len(able) != 1:
+        said = " and ".join(family.published for family in able) or "no published class"
+        raise ValueError(f"{kind_of(model)}: {said} has these options, and one class must")
+    (family,) = able
     back = family.config(family.published_config(model))
     for name in _options(model):
         ours, theirs = getattr(model, name), getattr(back, name)
@@ -100,6 +105,7 @@ def export_published(run: Path, out: Path, choices: Choices) -> list[str]:
     trained = open_trained(run, choices.weights)
     found, place = published_component(trained), trained.origin and trained.origin.place()
     notes = [_MASKS] if trained.config.networks.text and found.family is WAN else []
+    notes += [f"its class takes clips of {found.config.frames} frames, or pictures"] if found.family is LATTE else []
     notes += [_MERGED] if trained.config.lora is not None else []
     with whole_or_nothing(out) as partial:
         if place is None:
