@@ -1,5 +1,6 @@
 """Low-rank pairs: against the published classes with PEFT, out to files and back in."""
 
+import functools
 import json
 
 import jax
@@ -8,11 +9,13 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
+from tests.interop.parity import published as published_config
 from tests.interop.test_component import values
 from vdm_jax.adapters.lora import LoRAConfig, add_lora, merged
 from vdm_jax.cli.main import main
 from vdm_jax.interop.cases import CASES
 from vdm_jax.interop.component import Component, read, write
+from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import NETWORK
 from vdm_jax.interop.imported import import_folder, open_imported, records_of
 from vdm_jax.interop.lora import factors_of, matrix_shapes, published_names
@@ -49,7 +52,8 @@ def drawn(shapes, seed):
     return jax.tree.map(lambda leaf: np.float32(0.05 * rng.standard_normal(leaf.shape)), shapes)
 
 
-def adapted(published, seed=0):
+@functools.cache
+def adapted(published):
     """The static half of a network with pairs, and weights, all of them drawn."""
     case, config = PICKED[published], CONFIG[published]
     ours = case.family.config(case.published)
@@ -60,7 +64,7 @@ def adapted(published, seed=0):
         return {NETWORK: network}
 
     networks = define(make)
-    return networks, Component(case.family, ours, drawn(networks.abstract[NETWORK], seed))
+    return networks, Component(case.family, ours, drawn(networks.abstract[NETWORK], 0))
 
 
 def without(component):
@@ -245,6 +249,35 @@ def test_a_lora_for_another_base_is_refused(wan_file, tmp_path):
     save_file(load_file(comfy) | good, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="two tensors for "):
         read_lora(tmp_path / "x.safetensors", shapes_of(WAN), WAN)
+
+
+@pytest.mark.parametrize(
+    ("name", "spelt", "stem"),
+    [
+        ("Wan2.1-I2V-14B", "diffusion_model.blocks.39.cross_attn.k_img.lora_{}.weight", "blocks.39.attn2.add_k_proj"),
+        (
+            "stable-diffusion-v1-5",
+            "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn2_to_out_0.lora_{}.weight",
+            "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_out.0",
+        ),
+        (
+            "animatediff-motion-adapter-v1-5-3",
+            "unet.down_blocks.0.motion_modules.1.transformer_blocks.0.attn1.processor.to_v_lora.{}.weight",
+            "down_blocks.0.motion_modules.1.transformer_blocks.0.attn1.to_v",
+        ),
+    ],
+    ids=["Wan", "kohya", "motion"],
+)
+def test_names_of_full_size_files_mean_one_matrix(name, spelt, stem, tmp_path):
+    options = published_config(name)
+    family = FAMILIES[options["_class_name"]]
+    shapes = matrix_shapes(family, family.config(options))
+    rows, columns = shapes[stem]
+    halves = {"down": np.ones((1, columns), np.float32), "up": np.ones((rows, 1), np.float32)}
+    save_file({spelt.format(half): tensor for half, tensor in halves.items()}, tmp_path / "x.safetensors")
+    assert read_lora(tmp_path / "x.safetensors", shapes, family.published).keys() == {stem}
+    flat = [stem.replace(".", "_") for stem in shapes]
+    assert len(set(flat)) == len(flat)
 
 
 def test_names_that_nobody_knows_are_refused(tmp_path):

@@ -123,7 +123,7 @@ def import_lora(file: Path, base: str, run: Path, scale: float = 1.0) -> dict[st
 
     Args:
       file: of pairs, see `lora_files`.
-      base: directory of an import, or `RUN:COMPONENT` where it has several that could be meant.
+      base: directory of an import, or `RUN:COMPONENT` where not its one backbone is meant (but a motion adapter).
       run: must not exist, or be empty.
       scale: strength; 1 is as trained.
 
@@ -175,9 +175,10 @@ def _base(base: str) -> tuple[Path, str]:
     if not is_imported(path):
         raise ValueError(f"--base: {run} is not an import; a LoRA is put into one that `vdm import` made")
     modules = {module for _, module in BACKBONES.values()}
-    able = [name for name, record in records_of(path).items() if FAMILIES[record["class"]].module in modules]
-    if part and part not in able:
-        raise ValueError(f"--base: component: {did_you_mean(part, able)}")
+    records = records_of(path)
+    able = [name for name, record in records.items() if FAMILIES[record["class"]].module in modules]
+    if part and part not in records:
+        raise ValueError(f"--base: component: {did_you_mean(part, records)}")
     if not part and len(able) != 1:
         raise ValueError(f"--base: {run} has {' and '.join(able) or 'no network for a LoRA'}; name one, RUN:COMPONENT")
     return path, part or able[0]
