@@ -115,7 +115,9 @@ def test_a_dit_that_is_a_wan_goes_out_as_one(dit, tmp_path, capsys):
     assert export(path, tmp_path / "out", "--shard-size", 0.00002) == 0
     shown = capsys.readouterr().out
     assert "WanTransformer3DModel" in shown
-    assert "this class is told of no mask" in shown
+    assert "its class takes no mask" in shown
+    assert "open_network(TextEncoder, 'text_encoder')" in shown
+    assert {"model.py", "text_encoder", "tokenizer"} <= {file.name for file in (tmp_path / "out").iterdir()}
     scheduler = json.loads((tmp_path / "out/scheduler/scheduler_config.json").read_text())
     assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
     assert len(list((tmp_path / "out").glob("diffusion_pytorch_model-*-of-*.safetensors"))) > 2

@@ -28,6 +28,7 @@ def trained(network: str, path) -> dict:
     averages = {name: jax.tree.map(lambda leaf: leaf + 0.5, part) for name, part in state.ema.items()}
     state = dataclasses.replace(state, ema=averages)
     path.mkdir()
+    tokenizer().save(path / "tokenizer.json")
     (path / "config.json").write_text(json.dumps(complete(raw)))
     with Checkpointer(path / "checkpoints", CheckpointConfig()) as checkpointer:
         checkpointer.save(7, state, StepMeta(process_to_dict(config.process), {}, {}))

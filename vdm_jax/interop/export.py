@@ -4,12 +4,12 @@ The class follows from the options of the network (`published_component`).  A ru
 pipeline becomes that pipeline, with the component that it trained; else it is the component by itself:
 
     OUT/config.json, *.safetensors, scheduler/scheduler_config.json, README.md
+        text_encoder/, tokenizer/, model.py     where the text encoder was trained with it
 
 An imported run goes back out as it came.
 """
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from vdm_jax.interop.folder import check_new, whole_or_nothing
 from vdm_jax.interop.imported import INDEX, PUBLISHED, is_imported, open_imported, records_of
 from vdm_jax.interop.latte import LATTE
 from vdm_jax.interop.schedulers import read_scheduler, scheduler_for
+from vdm_jax.interop.shipped import ship, write_json, write_text
 from vdm_jax.interop.tensors import read_json
 from vdm_jax.interop.trained import Choices, Trained, open_trained
 from vdm_jax.interop.wan import WAN
@@ -32,10 +33,11 @@ from vdm_jax.models.networks import BACKBONES, kind_of
 from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import read_config
 
-_MASKS = (
-    "its text encoder was trained with it and no pipeline has it: give the transformer features, those of padding cut"
-    " off, as this class is told of no mask"
+_TEXT = (
+    "its text encoder was trained with it, so no pipeline has it: model.py opens it, as in"
+    " open_network(TextEncoder, 'text_encoder')"
 )
+_MASKS = "it was told which text tokens are padding, and its class takes no mask: give it the others alone"
 _MERGED = "its low-rank pairs are merged into the weights; --format peft or comfy writes them alone"
 
 
@@ -104,7 +106,8 @@ def export_published(run: Path, out: Path, choices: Choices) -> list[str]:
     _check_class(run)
     trained = open_trained(run, choices.weights)
     found, place = published_component(trained), trained.origin and trained.origin.place()
-    notes = [_MASKS] if trained.config.networks.text and found.family is WAN else []
+    text = trained.config.networks.text is not None
+    notes = [_TEXT, *([_MASKS] if found.family is WAN else [])] if text else []
     notes += [f"its class takes clips of {found.config.frames} frames, or pictures"] if found.family is LATTE else []
     notes += [_MERGED] if trained.config.lora is not None else []
     with whole_or_nothing(out) as partial:
@@ -117,6 +120,9 @@ def export_published(run: Path, out: Path, choices: Choices) -> list[str]:
             choices.write(found, partial / name)
             _name_in_index(partial, name, found.family)
             lines.append(f"{name}: {found.family.published}, trained")
+        if text:
+            write_text(trained, partial, choices)
+            ship("dit.py", partial / "model.py")
         notes += _write_scheduler(partial, trained.config)
         what = f"a `{found.family.published}`" if place is None else f"a pipeline whose `{place[1]}` was trained"
         opened = _opened(found.family, None if place is None else read_json(partial / INDEX)["_class_name"])
@@ -206,9 +212,3 @@ def _write_scheduler(folder: Path, config: RunConfig) -> list[str]:
         return [f"no scheduler_config.json: {error}"]
     write_json(file, found)
     return []
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Writes JSON as published files are laid out."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

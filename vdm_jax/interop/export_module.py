@@ -10,27 +10,24 @@ OUT/model.py, sample.py   the network, and how it is sampled (`torch_modules/`)
 """
 
 import dataclasses
-import importlib.resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vdm_jax.diffusion.configuration import process_to_dict
-from vdm_jax.errors import RunError
 from vdm_jax.interop.card import CARD, trained_card
 from vdm_jax.interop.component import Component
-from vdm_jax.interop.dit import DIT, TEXT, TrainedText
-from vdm_jax.interop.export import write_json
+from vdm_jax.interop.dit import DIT
 from vdm_jax.interop.folder import check_new, whole_or_nothing
 from vdm_jax.interop.imported import is_imported
-from vdm_jax.interop.tensors import TensorWriter, read_json
+from vdm_jax.interop.shipped import ship, write_json, write_text
+from vdm_jax.interop.tensors import TensorWriter
 from vdm_jax.interop.trained import Choices, Trained, open_trained
 from vdm_jax.models.dit import DiTConfig
 from vdm_jax.training.run_config import run_config_from
 from vdm_jax.training.run_directory import read_config
 
-MODULES = {"dit.py": "model.py", "sample.py": "sample.py"}  # of `torch_modules` -> of the folder
 _OPENED = """
 from sample import load
 
@@ -63,14 +60,13 @@ def export_module(run: Path, out: Path, choices: Choices) -> list[str]:
         choices.write(Component(DIT, trained.model, trained.params["backbone"]), partial / "transformer")
         lines = ["transformer: DiT, read by model.py"]
         if text is not None:
-            _write_text(trained, partial, choices)
+            write_text(trained, partial, choices)
             lines.append("text_encoder, tokenizer: those that were trained with it")
         if "null" in trained.params:
             _write_null(trained, partial)
         write_json(partial / "sampling.json", _sampling(trained))
-        for ours, theirs in MODULES.items():
-            source = importlib.resources.files("vdm_jax.interop.torch_modules") / ours
-            (partial / theirs).write_text(source.read_text("utf-8"), "utf-8")
+        ship("dit.py", partial / "model.py")
+        ship("sample.py", partial / "sample.py")
         opened = _OPENED.format('["a prompt"]' if text else "" if not trained.model.text_dim else "tokens=features")
         notes = [] if trained.config.sample.solver in ("ddim", "euler") else [_EULER]
         card = trained_card(trained, "a DiT with its PyTorch code, `model.py` and `sample.py`", opened, choices, notes)
@@ -87,19 +83,6 @@ def _check_network(run: Path) -> None:
     if not isinstance(model, DiTConfig):
         name = type(model).__name__.removesuffix("Config")
         raise ValueError(f"--format: 'torch' has PyTorch code for the DiT, not for {name}; 'diffusers' may have")
-
-
-def _write_text(trained: Trained, folder: Path, choices: Choices) -> None:
-    """The encoder, and its tokenizer as the library `tokenizers` reads it."""
-    held = read_json(trained.path / "tokenizer.json")
-    text, params = trained.config.networks.text, trained.params["text"]
-    choices.write(Component(TEXT, TrainedText(text, len(params["tokens"])), params), folder / "text_encoder")
-    try:
-        write_json(folder / "tokenizer" / "tokenizer.json", held["tokenizer"])
-        said = {"model_max_length": held["length"], "pad_token_id": held.get("pad", 0)}
-    except KeyError as error:
-        raise RunError(f"{trained.path}/tokenizer.json: damaged, has no {error}") from None
-    write_json(folder / "tokenizer" / "tokenizer_config.json", said)
 
 
 def _write_null(trained: Trained, folder: Path) -> None:
