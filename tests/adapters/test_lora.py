@@ -12,6 +12,7 @@ from vdm_jax.nn.linear import Linear
 from vdm_jax.sharding import MeshConfig, place_batch
 from vdm_jax.training.state import split_params
 
+QUICK = {"xla_backend_optimization_level": 0}  # compiling takes all the time
 ALL = LoRAConfig(("attention", "cross/kv/k", "mlp", "ends", "over_time"), rank=4, alpha=8.0)
 
 
@@ -84,7 +85,7 @@ def test_a_pair_adds_its_product():
 
 def test_merged_weights_compute_the_same():
     batch = inputs(batch=2)
-    run = jax.jit(lambda network: network(batch["x"], batch["text"]))
+    run = jax.jit(lambda network: network(batch["x"], batch["text"]), compiler_options=QUICK)
     adapted = plain = Network(nnx.Rngs(0))
     start, shapes = run(plain), jax.tree.map(jnp.shape, split_params({"backbone": plain}))
     graphdef = nnx.graphdef(plain)

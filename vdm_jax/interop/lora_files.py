@@ -24,30 +24,12 @@ from safetensors.numpy import save_file
 from vdm_jax.errors import RunError
 from vdm_jax.interop.keymap import Shape
 from vdm_jax.interop.matching import listed
+from vdm_jax.interop.originals.wan import WAN_TRANSFORMER
 from vdm_jax.interop.tensors import read_header, read_json
 
 METADATA, WEIGHTS_NAME = "lora_adapter_metadata", "pytorch_lora_weights.safetensors"
 STYLES = ("peft", "comfy")
 
-# Names that published code gives to the parts of Wan, and those of its authors.
-_WAN = (
-    ("attn1.to_out.0", "self_attn.o"),
-    ("attn2.to_out.0", "cross_attn.o"),
-    ("attn2.add_k_proj", "cross_attn.k_img"),
-    ("attn2.add_v_proj", "cross_attn.v_img"),
-    ("attn1.to_", "self_attn."),
-    ("attn2.to_", "cross_attn."),
-    ("ffn.net.0.proj", "ffn.0"),
-    ("ffn.net.2", "ffn.2"),
-    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
-    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
-    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
-    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
-    ("condition_embedder.time_proj", "time_projection.1"),
-    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
-    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
-    ("proj_out", "head.head"),
-)
 _KOHYA = ("UNet2DConditionModel", "UNetMotionModel")  # whose names tools of others know, motion modules excepted
 _PREFIXES = ("", "transformer.", "unet.", "diffusion_model.", "base_model.model.")
 _DOWN = re.compile(r"(.+?)(?:\.lora_A(?:\.default)?|\.lora_down|[._]lora\.down)\.weight")
@@ -90,7 +72,7 @@ def comfy_name(stem: str, published: str) -> str:
       ValueError: there is no such name that tools of others know.
     """
     if published == "WanTransformer3DModel":
-        return f"diffusion_model.{_authors_wan(stem)}"
+        return f"diffusion_model.{WAN_TRANSFORMER.rename(stem, {})}"
     if published in _KOHYA and "motion_modules" not in stem:
         return f"lora_unet_{stem.replace('.', '_')}"
     known = f"those of WanTransformer3DModel and, but for motion modules, {', '.join(_KOHYA)}"
@@ -194,20 +176,13 @@ def _metadata(factors: Mapping[str, Factors], prefix: str) -> dict[str, Any]:
     return {f"{prefix}.{name}": value for name, value in config.items()}
 
 
-def _authors_wan(stem: str) -> str:
-    for theirs, authors in _WAN:
-        if theirs in stem:
-            return stem.replace(theirs, authors)
-    return stem
-
-
 def _spellings(stems: Collection[str], published: str) -> dict[str, str]:
     """Every name that a matrix goes by -> its published one."""
     found: dict[str, str] = {}
     for stem in stems:
         names = [stem, re.sub(r"\.(attn\d)\.(to_\w+?)(\.0)?$", r".\1.processor.\2", stem)]
         if published == "WanTransformer3DModel":
-            names.append(_authors_wan(stem))
+            names.append(WAN_TRANSFORMER.rename(stem, {}))
         found |= {prefix + name: stem for name in names for prefix in _PREFIXES}
         found |= {f"lora_unet_{name.replace('.', '_')}": stem for name in names}
     return found
