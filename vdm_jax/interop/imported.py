@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,22 @@ from vdm_jax.interop import component as components
 from vdm_jax.interop.component import Component, Examined
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.folder import whole_or_nothing
+from vdm_jax.interop.layout import INDEX, read_layout
 from vdm_jax.interop.tensors import SUFFIX, Stored, read_json
 from vdm_jax.sharding import LogicalRules
 from vdm_jax.training.run_directory import code_version
 
-RECORD, INDEX, PUBLISHED, WEIGHTS = "imported.json", "model_index.json", "published", "weights"
-ALONE = "model"  # name of a component that came by itself
+RECORD, PUBLISHED, WEIGHTS = "imported.json", "published", "weights"
 
 
 def import_folder(
-    folder: Path, run: Path, dtype: np.dtype | None = None, *, source: Path | None = None
+    folder: Path,
+    run: Path,
+    dtype: np.dtype | None = None,
+    *,
+    source: Path | None = None,
+    others: Mapping[str, Path] = MappingProxyType({}),
+    pipeline: str | None = None,
 ) -> dict[str, Examined]:
     """Makes a run of a component, or of every component of a pipeline.
 
@@ -45,21 +52,26 @@ def import_folder(
       run: must not exist, or be empty.
       dtype: that the weights have when they are opened; None keeps that of the files, which stay as they are.
       source: what the record says that a component alone came from; None is the folder.
+      others, pipeline: see `Layout.joined`.
 
     Returns:
       What was found, by name.
 
     Raises:
-      ValueError: see `component.examine`; the run exists; a class of the pipeline is not known here.
-      RunError: see `component.examine`; the run cannot be written.
+      ValueError: see `component.examine`, `read_layout` and `Layout.joined`; the run exists.
+      RunError: see `component.examine` and `read_layout`; the run cannot be written.
     """
-    parts, rest = _parts(folder)
+    layout = read_layout(folder).joined(others, pipeline)
+    parts = layout.parts
     found = {name: components.examine(path) for name, path in parts.items()}
     with whole_or_nothing(run) as partial:
         for name, path in parts.items():
             _take_over(found[name], path, partial / WEIGHTS / name)
-        for path in rest:
-            _copy(path, partial / PUBLISHED / path.name)
+        if layout.index is not None:
+            (partial / PUBLISHED).mkdir()
+            (partial / PUBLISHED / INDEX).write_text(layout.index, "utf-8")
+        for name, path in layout.rest.items():
+            shutil.copytree(path, partial / PUBLISHED / name)
         record = {name: _record(found[name], source or parts[name], dtype) for name in parts}
         (partial / "code.json").write_text(json.dumps([code_version()], indent=1))
         (partial / RECORD).write_text(json.dumps({"components": record}, indent=1))
@@ -170,25 +182,6 @@ def _dtype(record: Mapping[str, Any]) -> np.dtype | None:
     return None if record["dtype"] is None else components.number_type(record["dtype"])
 
 
-def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """Folders with weights by the name of their component, and what else belongs to a pipeline."""
-    if not (folder / INDEX).is_file():
-        return {ALONE: folder}, []
-    index = read_json(folder / INDEX)
-    named = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
-    if absent := [name for name in named if not (folder / name).is_dir()]:
-        raise RunError(f"{folder}/{INDEX}: names {absent[0]}, which is not there")
-    weighted = {name: folder / name for name in named if index[name][1] in FAMILIES or _weights(folder / name)}
-    unknown = [f"{name} ({index[name][1]})" for name in weighted if index[name][1] not in FAMILIES]
-    if unknown:
-        raise ValueError(f"{folder}: {', '.join(unknown)}: not known here; known: {', '.join(sorted(FAMILIES))}")
-    return weighted, [folder / INDEX, *(folder / name for name in named if name not in weighted)]
-
-
-def _weights(folder: Path) -> list[Path]:
-    return [path for end in (SUFFIX, ".bin") for path in folder.glob(f"*{end}")]
-
-
 def _record(found: Examined, path: Path, dtype: np.dtype | None) -> dict[str, Any]:
     with concurrent.futures.ThreadPoolExecutor(components.THREADS) as pool:
         digests = dict(zip(found.files, pool.map(Stored.digested, found.files.values()), strict=True))
@@ -201,11 +194,3 @@ def _record(found: Examined, path: Path, dtype: np.dtype | None) -> dict[str, An
         "left_out": list(found.left_out),
         "source": str(path),
     }
-
-
-def _copy(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        shutil.copytree(path, to)
-    else:
-        shutil.copyfile(path, to)

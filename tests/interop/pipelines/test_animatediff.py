@@ -1,6 +1,7 @@
 """AnimateDiff's published pipelines: the same noise in, the same latents at every step, the same clip out."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -60,25 +61,83 @@ def pictures(frames):
     return [Image.fromarray(frame) for frame in frames]
 
 
-def test_text_to_video(parts, tmp_path, capsys):
-    """From the folders of a UNet of pictures and of an adapter, as they are published."""
-    pipeline = diffusers.AnimateDiffPipeline(**parts, scheduler=scheduler("animatediff_lightning_euler"))
-    folder = tmp_path / "published"
-    pipeline.save_pretrained(folder)
-    for old in (folder / "unet").iterdir():
-        old.unlink()
-    parts["unet"].save_pretrained(folder / "unet")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["unet"][1] = "UNet2DConditionModel"
-    (folder / "model_index.json").write_text(json.dumps(index))
-    assert main(["import", str(folder), "--out", str(tmp_path / "run")]) == 0
+@pytest.fixture(scope="module")
+def parted(parts, tmp_path_factory):
+    """As they are published: a folder of Stable Diffusion, those of an adapter and of a scheduler."""
+    folder = tmp_path_factory.mktemp("parted")
+    both = ("text_encoder", "tokenizer", "vae", "unet")
+    pictures = diffusers.StableDiffusionPipeline(
+        **{name: parts[name] for name in both}, scheduler=scheduler("sd15_ddpm"), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pictures.save_pretrained(folder / "pictures")
+    parts["motion_adapter"].save_pretrained(folder / "motion")
+    scheduler("animatediff_lightning_euler").save_pretrained(folder / "euler")
+    return folder
+
+
+def put_together(folder, run, *words):
+    others = [f"motion_adapter={folder / 'motion'}", f"scheduler={folder / 'euler'}", *words]
+    asked = [word for other in others for word in ("--with", other)]
+    return main(["import", str(folder / "pictures"), *asked, "--pipeline", "AnimateDiffPipeline", "--out", str(run)])
+
+
+def test_text_to_video(parts, parted, tmp_path, capsys):
+    """Put together from published folders."""
+    assert put_together(parted, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "unet: UNet2DConditionModel" in said
     assert "motion_adapter: MotionAdapter" in said
+    pipeline = diffusers.AnimateDiffPipeline(**parts, scheduler=scheduler("animatediff_lightning_euler"))
     start = noise(1, *LATENTS)
     call = {**THERE, "num_frames": FRAMES, "num_inference_steps": _STEPS, "latents": to_torch(start)}
     theirs = run_there(pipeline, **call)
     check_same(run_here(tmp_path / "run", Request(**HERE, frames=FRAMES, steps=_STEPS), Draws(start)), theirs)
+
+
+def test_what_is_put_together_goes_out_as_a_pipeline(parted, tmp_path):
+    assert put_together(parted, tmp_path / "run") == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    index = json.loads((tmp_path / "out/model_index.json").read_text())
+    assert index["_class_name"] == "AnimateDiffPipeline"
+    assert index["motion_adapter"] == ["diffusers", "MotionAdapter"]
+    assert index["scheduler"] == ["diffusers", "EulerDiscreteScheduler"]
+    opened = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert type(opened.unet).__name__ == "UNetMotionModel"
+
+
+def test_a_safety_checker_is_passed_on(parted, tmp_path):
+    folder = tmp_path / "safe"
+    shutil.copytree(parted / "pictures", folder)
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker/model.safetensors").write_bytes(b"as it is")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert main(["import", str(folder), "--out", str(tmp_path / "run")]) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/safety_checker/model.safetensors").read_bytes() == b"as it is"
+    assert (folder / "model_index.json").read_text() == (tmp_path / "out/model_index.json").read_text()
+
+
+def test_what_cannot_be_put_together_is_refused(parted, tmp_path, capsys):
+    for words, why in (
+        (["--with", "motion_adapter"], "--with: 'motion_adapter' is not a name and a folder"),
+        (["--with", f"motion_adapter={tmp_path / 'none'}"], "none: is not a directory"),
+        (["--with", f"unet={parted}"], "names no class (config.json, scheduler_config.json"),
+        (["--pipeline", "AnimateDiff"], "did you mean 'AnimateDiffPipeline'"),
+    ):
+        assert main(["import", str(parted / "pictures"), *words, "--out", str(tmp_path / "run")]) == 2
+        assert why in capsys.readouterr().err
+    alone = ["import", str(parted / "motion"), "--pipeline", "AnimateDiffPipeline", "--out", str(tmp_path / "run")]
+    assert main(alone) == 2
+    assert "is a component alone, nothing can be joined to it" in capsys.readouterr().err
+    assert (
+        main(["import", str(parted / "pictures"), "--pipeline", "AnimateDiffPipeline", "--out", str(tmp_path / "run")])
+        == 0
+    )
+    with pytest.raises(ValueError, match="lacks motion_adapter; its UNet is one of pictures"):
+        open_pipeline(tmp_path / "run")
 
 
 def test_lcm(parts, tmp_path):
