@@ -23,6 +23,7 @@ from vdm_jax.sharding import MeshConfig, make_mesh
 
 OpenTrained = Callable[[Mesh | None], Pipeline]
 TRAINED_ONLY = ("solver", "step", "weights")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _NUMBERS = ("frames", "height", "width", "steps", "guidance", "strength", "fps")
 
 
@@ -94,7 +95,7 @@ def _wanted(args: argparse.Namespace, prompts: list[str], pipeline: Pipeline) ->
 
 def _request(args: argparse.Namespace, prompts: tuple[str, ...]) -> Request:
     pictures = {name: _picture(f"--{name.replace('_', '-')}", getattr(args, name)) for name in ("image", "last_image")}
-    clips = {name: _clip(f"--{name}", getattr(args, name)) for name in ("video", "control")}
+    clips = {name: _clip(f"--{name}", getattr(args, name), args.frames) for name in ("video", "control")}
     numbers = {name: getattr(args, name) for name in _NUMBERS}
     options = dict(map(_option, args.option))
     return Request(prompts, args.negative, **pictures, **clips, **numbers, seed=args.seed, options=options)
@@ -123,13 +124,15 @@ def _picture(option: str, path: Path | None) -> np.ndarray | None:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
 
-def _clip(option: str, path: Path | None) -> np.ndarray | None:
-    """uint8 `[T, H, W, 3]`."""
+def _clip(option: str, path: Path | None, frames: int | None) -> np.ndarray | None:
+    """uint8 `[T, H, W, 3]`, of `frames` and no more where they are said; of a picture one."""
     if path is None:
         return None
     if not path.is_file():
         raise ValueError(f"{option}: no file {path}")
-    return decode(path)
+    if path.suffix.lower() in _PICTURES:
+        return _picture(option, path)[None]
+    return decode(path, frames=frames)
 
 
 def _say_cut(made: Generation) -> None:
