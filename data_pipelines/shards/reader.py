@@ -74,6 +74,7 @@ class ClipSource:
         self._on_damage, self._budget = on_damage, damage_budget
         self._readers: dict[str, ArrayRecordReader] = {}
         self._lock = threading.Lock()
+        self._prepare()
 
     def __len__(self) -> int:
         return self._records
@@ -103,6 +104,7 @@ class ClipSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+        self._prepare()
 
     def __repr__(self) -> str:
         return f"ClipSource({str(self.directory)!r}, {self.split!r}, records={self._records})"
@@ -132,6 +134,10 @@ class ClipSource:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
+
+    def _prepare(self) -> None:
+        """Imports what reads records: two read threads that import it at once may wait for each other forever."""
+        self.manifest.clip.features()
 
     def _clip(self, index: int) -> dict[str, Any]:
         record = self.record(index)

@@ -53,6 +53,16 @@ def test_threads_read_what_one_reads(shards):
         np.testing.assert_array_equal(clip["video"], source[i % 24]["video"])
 
 
+def test_read_threads_import_nothing(shards, monkeypatch):
+    """What records are read with is there before threads are: importing it in two at once has been seen to hang."""
+    opened = []
+    monkeypatch.setattr(manifests.ClipSpec, "features", lambda spec: opened.append(spec))
+    source = ClipSource(shards, "train")
+    assert len(opened) == 1
+    pickle.loads(pickle.dumps(source))
+    assert len(opened) == 2
+
+
 def test_source_can_be_pickled_and_reopened(shards):
     source = ClipSource(shards, "train")
     expected = source[3]["video"]
