@@ -6,6 +6,7 @@ Dims in front of those the window covers are batch, so a clip `[B, T, H, W, C]` 
 pictures.  A window of (k, 1, 1), and every window of ones, is k matrix products over shifted views.
 """
 
+import functools
 import math
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec
 
 from vdm_jax.nn.linear import Initializer, param
 from vdm_jax.sharding.context import partitioned
+from vdm_jax.sharding.rules import constrain
 
 Array = jax.Array
 Padding = tuple[tuple[int, int], ...]
@@ -56,7 +58,8 @@ class Conv(nnx.Module):
         self.bias = param(rngs, jax.nn.initializers.zeros, (out_channels,), axes[1:]) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        y = convolve(x, _whole(self.kernel[...].astype(x.dtype)), self.stride, self.padding)
+        kernel, run = self.kernel[...].astype(x.dtype), _on_mesh if partitioned() else convolve
+        y = run(x, _whole(kernel), self.stride, self.padding)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -67,6 +70,33 @@ def _whole(kernel: Array) -> Array:
     are cut over the axis that cuts the pixels; a layer's kernel would be gathered in any case.
     """
     return jax.lax.with_sharding_constraint(kernel, PartitionSpec()) if partitioned() else kernel
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _on_mesh(x: Array, kernel: Array, stride: tuple[int, ...], padding: Padding) -> Array:
+    """`convolve`, whose kernel's gradient is taken of whole pictures.
+
+    It is the other sum that XLA (jax 0.10.2) makes wrong: where the batch is cut over one axis, pixels over another,
+    and a third one cuts neither.
+    """
+    return convolve(x, kernel, stride, padding)
+
+
+def _forward(x: Array, kernel: Array, stride, padding):
+    return convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride, padding, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    dims = kernel.ndim - 2
+    names = ("batch", "frames")[: x.ndim - dims - 1]
+    names += (None,) * (x.ndim - len(names))
+    (of_x,) = jax.vjp(lambda x: convolve(x, kernel, stride, padding), x)[1](grad)
+    pull = jax.vjp(lambda kernel: convolve(constrain(x, *names), kernel, stride, padding), kernel)[1]
+    return of_x, *pull(constrain(grad, *names))
+
+
+_on_mesh.defvjp(_forward, _backward)
 
 
 def convolve(x: Array, kernel: Array, stride: tuple[int, ...], padding: Padding) -> Array:
