@@ -101,7 +101,8 @@ def test_published_defaults(latte):
         ({}, "frames: 16 is more than the model's 3"),
         ({"frames": 3, "width": 22}, "width: 22 cannot be represented, only multiples of 4; the nearest: 20 or 24"),
         ({"frames": 3, "strength": 0.5}, "strength: LattePipeline does not take it"),
-        ({"frames": 3, "options": {"decode_chunk_size": 0}}, "decode_chunk_size: 0 must be 1 or more"),
+        ({"frames": 3, "options": {"decode_chunk_size": 0}}, "decode_chunk_size: 0 must be a number of frames"),
+        ({"frames": 3, "options": {"decode_chunk_size": 1.5}}, "decode_chunk_size: 1.5 must be a number of frames"),
     ],
 )
 def test_what_cannot_be_is_refused(latte, changes, message):

@@ -45,8 +45,8 @@ class Latte(Pipeline):
         """See `Pipeline.complete`."""
         request = super().complete(request)
         self.opened.part("transformer").config.token_grid(*self.latent_shape(request)[:3])
-        if request.options["decode_chunk_size"] < 1:
-            raise ValueError(f"decode_chunk_size: {request.options['decode_chunk_size']} must be 1 or more")
+        if (chunk := request.options["decode_chunk_size"]) < 1 or chunk != int(chunk):
+            raise ValueError(f"decode_chunk_size: {chunk} must be a number of frames, 1 or more")
         return request
 
     def plan(self, request: Request) -> Plan:
