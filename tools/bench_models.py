@@ -1,7 +1,8 @@
-"""Speed of published networks here and in diffusers; run it as `./tools/bench_models`.
+"""Published networks here and in diffusers, their speed and how they come in; run it as `./tools/bench_models`.
 
     ./tools/bench_models                       every network with one thread and with all
     ./tools/bench_models --only latte_s        one of them
+    ./tools/bench_models --only import         importing and opening 1.4B parameters: seconds and peak memory
     ./tools/bench_models --quick               tiny shapes: does everything run?
     ./tools/bench_models --json figures.json   also writes the figures
 
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import imports
 from bench.networks import NETWORKS, measure
 from bench.options import Options, say
 
@@ -27,6 +29,8 @@ from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
 
 NOT_MET = 1
+IMPORT = "import"
+SECTIONS = (*NETWORKS, IMPORT)
 
 
 def main() -> int:
@@ -34,9 +38,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="./tools/bench_models",
         description="Times forward and backward passes against diffusers.  Exit status 1: a bar is not met.",
-        epilog=f"networks: {', '.join(NETWORKS)}",
+        epilog=f"networks: {', '.join(NETWORKS)}; {IMPORT}: how weights come in, as whole processes",
     )
-    parser.add_argument("--only", metavar="NAME", nargs="+", default=list(NETWORKS), help="these networks (all)")
+    parser.add_argument("--only", metavar="NAME", nargs="+", default=list(SECTIONS), help="these (all)")
     parser.add_argument("--threads", metavar="N", type=int, nargs="+", help="(1, and as many as there are CPUs)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes; the figures mean nothing")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
@@ -48,13 +52,16 @@ def main() -> int:
 def run(args: argparse.Namespace) -> int:
     """Measures; returns the exit status."""
     for name in args.only:
-        if name not in NETWORKS:
-            raise ValueError(f"--only: {did_you_mean(name, NETWORKS)}")
+        if name not in SECTIONS:
+            raise ValueError(f"--only: {did_you_mean(name, SECTIONS)}")
     if args.in_process:
         write_figures(args.json, measure(args.only, Options(args.quick)))
         return 0
-    counts = args.threads or sorted({1, Options().threads})
-    figures = [figure for count in counts for figure in with_threads(count, args.only, args.quick)]
+    names = [name for name in args.only if name in NETWORKS]
+    counts = (args.threads or sorted({1, Options().threads})) if names else ()
+    figures = [figure for count in counts for figure in with_threads(count, names, args.quick)]
+    if IMPORT in args.only:
+        figures += imports.measure(Options(args.quick))
     print(f"\n{figures_table(figures)}\n")
     for figure in figures:
         if figure.ok is not None:
