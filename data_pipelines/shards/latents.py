@@ -26,6 +26,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
+from data_pipelines.shards.schema import in_order
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.types import CONDITION_KEYS
 
@@ -197,7 +198,7 @@ class LatentSpec:
                 raise ValueError(f"{name}: {error}") from None
         rest = {name: getattr(record, name) for name in (*_TEXTS, "fps", "start", "index")}
         words = {name: value.view(_word(value.dtype)) for name, value in values.items()}
-        return self.features().serialize_example({**words, **rest})
+        return in_order(self.features().serialize_example({**words, **rest}))
 
     def _arrays(self) -> list[tuple[str, Any]]:
         return [("latents", self), *self.conditions.items()]

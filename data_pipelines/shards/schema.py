@@ -108,7 +108,14 @@ def features() -> Any:
 
 def serialize(record: ClipRecord) -> bytes:
     """A record as the bytes of a tf.train.Example."""
-    return features().serialize_example(dataclasses.asdict(record))
+    return in_order(features().serialize_example(dataclasses.asdict(record)))
+
+
+def in_order(example: bytes) -> bytes:
+    """A tf.train.Example with its fields in one order; as the library writes them, each process has its own."""
+    from tensorflow_datasets.proto import tf_example_pb2  # see `features`
+
+    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
 
 
 def deserialize(data: bytes) -> ClipRecord:

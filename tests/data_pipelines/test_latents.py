@@ -217,6 +217,14 @@ def test_another_plan_is_not_mixed_in(tmp_path):
         write(tmp_path / "set", shard_bytes=2000, settings={"batch": 3})
 
 
+def test_every_process_writes_the_same_bytes():
+    """The library's own order of fields differs from process to process."""
+    data = spec(first_frame=True).serialize(clip(spec(first_frame=True), 3))
+    names = [b"caption", b"concat", b"fps", b"image", b"index", b"labels", b"latents", b"source", b"split", b"start"]
+    places = [data.index(b"\n" + bytes([len(name)]) + name) for name in names]
+    assert places == sorted(places)
+
+
 def test_a_finished_set_is_known(tmp_path):
     manifest = write(tmp_path / "set")
     plan = plan_for(spec(), {"train": 24, "val": 8}, {"pipeline": "test"}, {})
