@@ -19,10 +19,9 @@ from vdm_jax.interop.latte import LATTE
 from vdm_jax.interop.wan import WAN
 from vdm_jax.models.dit import DiT, DiTConfig
 from vdm_jax.models.latte import LatteConfig
+from vdm_jax.models.networks import HOW
 from vdm_jax.models.text import TextConfig, TextEncoder
 from vdm_jax.models.wan import WanConfig
-
-HOW = ("kernel", "partition", "remat")  # fields of every config that leave what is computed alone
 
 # Option -> what it must be.
 _OF_BOTH = {

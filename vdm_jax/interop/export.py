@@ -17,7 +17,7 @@ from typing import Any
 from vdm_jax.diffusion.configuration import SOLVERS
 from vdm_jax.interop.card import CARD, imported_card, trained_card
 from vdm_jax.interop.component import Component
-from vdm_jax.interop.dit import HOW, published_form, published_params
+from vdm_jax.interop.dit import published_form, published_params
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import check_new, whole_or_nothing
@@ -29,7 +29,7 @@ from vdm_jax.interop.tensors import read_json
 from vdm_jax.interop.trained import Choices, Trained, open_trained
 from vdm_jax.interop.wan import WAN
 from vdm_jax.models.dit import DiTConfig
-from vdm_jax.models.networks import BACKBONES, kind_of
+from vdm_jax.models.networks import BACKBONES, HOW, kind_of
 from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import read_config
 

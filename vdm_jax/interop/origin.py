@@ -6,7 +6,7 @@
                   "runs/tuned:params"          others of them, as in `restore_weights`
 
 What weights mean comes with them.  The options of the network, and the process, are taken from where the weights are
-(`settled`); the config may state how the network computes (`FREE`), and which levels training draws and how they count
+(`settled`); the config may state how the network computes (`HOW`), and which levels training draws and how they count
 (`FREE_PROCESS`), and where it states anything else it must agree.  Weights are then read straight into the layout of
 the train state (`Origin.params`).
 
@@ -34,7 +34,7 @@ from vdm_jax.interop.schedulers import read_scheduler
 from vdm_jax.interop.tensors import read_json
 from vdm_jax.interop.unet import UNET_2D
 from vdm_jax.interop.unet_motion import MOTION_ADAPTER, UNET_MOTION
-from vdm_jax.models.networks import BACKBONES, kind_of
+from vdm_jax.models.networks import BACKBONES, HOW, kind_of
 from vdm_jax.models.unet.motion import animated, animated_params
 from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.precision import PRECISIONS
@@ -43,7 +43,6 @@ from vdm_jax.training.run_directory import read_config, write_atomically
 from vdm_jax.training.state import Params, StatePlan
 
 RECORD = "origin.json"
-FREE = ("kernel", "partition", "remat")
 FREE_PROCESS = ("times", "weighting", "shift")
 _SCHEDULER = Path(PUBLISHED) / "scheduler" / "scheduler_config.json"
 
@@ -140,7 +139,7 @@ def settled(config: Mapping[str, Any], workdir: Path | None = None) -> tuple[dic
         return dict(config.items()), None
     origin = None if workdir is None else read_origin(workdir)
     origin = origin if origin is not None and origin.init == init else find_origin(init)
-    model = _agreed("model", to_dict(config.get("model") or {}), origin.model, FREE, origin)
+    model = _agreed("model", to_dict(config.get("model") or {}), origin.model, HOW, origin)
     process = to_dict(config.get("process") or {})
     if origin.process is None and not process:
         raise ValueError(f"config.process: missing; {init} has no scheduler that would say it, so the config must")

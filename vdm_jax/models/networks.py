@@ -30,6 +30,9 @@ BACKBONES: dict[str, tuple[type, type[nnx.Module]]] = {
     "unet": (UNetConfig, UNet),
 }
 
+# Fields of every config that say how the network computes, and leave what it computes alone.
+HOW = ("kernel", "partition", "remat")
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworksConfig:
