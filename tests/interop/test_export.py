@@ -96,6 +96,34 @@ def test_a_dit_goes_out_with_its_own_pytorch_code_and_makes_the_same_clips(dit, 
     jax.tree.map(np.testing.assert_array_equal, back.params, wanted)
 
 
+def test_a_unet_that_no_class_is_goes_out_with_its_own_pytorch_code(tmp_path, capsys):
+    pytest.importorskip("torch", reason="the folder is for PyTorch")
+    model = {"kind": "unet", "channels": 3, "widths": (8,), "layers": (1,), "heads": (2,), "depth": (0,), "groups": 4}
+    motion = {"temporal": "motion", "motion_heads": (4,), "motion_depth": (1,), "eps_up": (1e-3,)}
+    path, out = tmp_path / "run", tmp_path / "out"
+    run = write_run(path, dit_config() | {"model": model | motion})
+    assert export(path, out) == 2
+    line = capsys.readouterr().err
+    assert "scalars, eps_down, eps_up: UNetMotionModel has none" in line
+    assert "--format torch takes it as it is" in line
+    assert export(path, out, "--format", "torch") == 0
+    assert "unet: UNet, read by model.py" in capsys.readouterr().out
+    noise = np.random.default_rng(0).standard_normal((len(PROMPTS), *run.config.clip_shape)).astype(np.float32)
+    np.save(out / "noise.npy", noise)
+    done = subprocess.run(
+        [sys.executable, "-c", SAMPLE, *PROMPTS], cwd=out, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    ours, theirs = clips_of(path, run, noise), np.load(out / "clips.npy")
+    assert relative_error(theirs, ours) < 1e-4
+    assert np.abs(ours[0] - ours[1]).max() > 1e-3
+    import_folder(out / "unet", tmp_path / "again")
+    back = open_imported(tmp_path / "again")["model"]
+    assert back.config == run.config.networks.model
+    wanted = restore_weights((path / "checkpoints").absolute()).state["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, back.params, wanted)
+
+
 def test_features_of_the_empty_prompt_go_along_where_prompts_are_encoded_elsewhere(tmp_path):
     torch = pytest.importorskip("torch", reason="the folder is for PyTorch")
     raw = dit_config(text_dim=6) | {"text": None, "train": {"steps": STEP, "tokens": 5}}

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         default="diffusers",
-        help="diffusers: what from_pretrained of a published class opens; torch: a DiT of any options with its own"
-        " PyTorch code; peft, comfy: the low-rank pairs of a run alone, for diffusers or ComfyUI (%(default)s)",
+        help="diffusers: what from_pretrained of a published class opens; torch: a DiT or UNet of any options with"
+        " its own PyTorch code; peft, comfy: the low-rank pairs of a run alone, for diffusers or ComfyUI (%(default)s)",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     parser.add_argument("--weights", help="params, ema or ema:0.999; default what the run samples with")

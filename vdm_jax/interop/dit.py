@@ -13,13 +13,12 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vdm_jax.config import build, to_dict
-from vdm_jax.interop.family import Family, Options
+from vdm_jax.interop.family import Family, Options, own_family
 from vdm_jax.interop.keymap import KeyMap, Rule, linear, norm, under
 from vdm_jax.interop.latte import LATTE
 from vdm_jax.interop.wan import WAN
 from vdm_jax.models.dit import DiT, DiTConfig
 from vdm_jax.models.latte import LatteConfig
-from vdm_jax.models.networks import HOW
 from vdm_jax.models.text import TextConfig, TextEncoder
 from vdm_jax.models.wan import WanConfig
 
@@ -107,15 +106,6 @@ def published_params(family: Family, params: Mapping[str, Any]) -> dict[str, Any
     return unflatten_dict(flat, sep=".")
 
 
-def _write(config: DiTConfig) -> dict[str, Any]:
-    return {name: value for name, value in to_dict(config).items() if name not in HOW}
-
-
-def _read(options: Options) -> DiTConfig:
-    names = [field.name for field in dataclasses.fields(DiTConfig) if field.name not in HOW]
-    return build(DiTConfig, {name: options.take(name) for name in names}, options.published)
-
-
 def _attention(theirs: str, ours: str, qk_norm: str, *, of_itself: bool = True) -> list[Rule]:
     """Projections of queries, keys and values, fused in ours."""
     queries = linear("q", "qkv", part=0) if of_itself else linear("q", "q")
@@ -196,5 +186,5 @@ def _text_keymap(trained: TrainedText) -> KeyMap:
     return KeyMap([*rules, *under("blocks.{i}", "blocks", block)])
 
 
-DIT = Family("DiT", DiT, _read, _write, _keymap)
+DIT = own_family(DiTConfig, DiT, _keymap)
 TEXT = Family("TextEncoder", _text, _read_text, _write_text, _text_keymap)

@@ -30,6 +30,7 @@ from vdm_jax.interop.trained import Choices, Trained, open_trained
 from vdm_jax.interop.wan import WAN
 from vdm_jax.models.dit import DiTConfig
 from vdm_jax.models.networks import BACKBONES, HOW, kind_of
+from vdm_jax.models.unet import UNetConfig
 from vdm_jax.training.run_config import RunConfig, run_config_from
 from vdm_jax.training.run_directory import read_config
 
@@ -80,7 +81,8 @@ def published_component(trained: Trained) -> Component:
     if said is not None:  # its own words, where they hold: they may say more than ours
         family = FAMILIES[said["class"]]
         back = family.config(said["config"])
-        if type(back) is type(model) and all(getattr(back, name) == getattr(model, name) for name in _options(model)):
+        fits = type(back) is type(model) and family.fits(model)
+        if fits and all(getattr(back, name) == getattr(model, name) for name in _options(model)):
             return Component(family, model, params, said["config"])
     return Component(published_class(model), model, params)
 
@@ -142,7 +144,7 @@ def _check_class(run: Path) -> None:
     try:
         published_form(model) if isinstance(model, DiTConfig) else published_class(model)
     except ValueError as error:
-        other = "; --format torch takes it as it is" if isinstance(model, DiTConfig) else ""
+        other = "; --format torch takes it as it is" if isinstance(model, DiTConfig | UNetConfig) else ""
         raise ValueError(f"{run}: no published class is its network: {error}{other}") from None
 
 

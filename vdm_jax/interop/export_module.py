@@ -1,8 +1,8 @@
-"""`vdm export --format torch`: the project's own DiT, whatever its options, as a folder that needs PyTorch alone.
+"""`vdm export --format torch`: a DiT or UNet, whatever its options, as a folder that needs PyTorch alone.
 
 OUT/model.py, sample.py   the network, and how it is sampled (`torch_modules/`)
     sampling.json         the process that the weights were trained with, and how the run samples
-    transformer/          config.json and safetensors
+    transformer/, unet/   config.json and safetensors
     text_encoder/         the same, of the encoder that was trained with it
     tokenizer/            tokenizer.json and the length of a prompt
     null.safetensors      features of the empty prompt, where those of prompts come from elsewhere
@@ -19,15 +19,36 @@ from vdm_jax.diffusion.configuration import process_to_dict
 from vdm_jax.interop.card import CARD, trained_card
 from vdm_jax.interop.component import Component
 from vdm_jax.interop.dit import DIT
+from vdm_jax.interop.family import Family
 from vdm_jax.interop.folder import check_new, whole_or_nothing
 from vdm_jax.interop.imported import is_imported
 from vdm_jax.interop.shipped import ship, write_json, write_text
 from vdm_jax.interop.tensors import TensorWriter
 from vdm_jax.interop.trained import Choices, Trained, open_trained
+from vdm_jax.interop.unet import UNET
 from vdm_jax.models.dit import DiTConfig
+from vdm_jax.models.networks import BACKBONES, kind_of
+from vdm_jax.models.unet import UNetConfig
 from vdm_jax.training.run_config import run_config_from
 from vdm_jax.training.run_directory import read_config
 
+
+@dataclasses.dataclass(frozen=True)
+class _Module:
+    """How a network goes out.
+
+    Attributes:
+      family: its class, and the names of its tensors.
+      folder: of its weights.
+      file: of `torch_modules`.
+    """
+
+    family: Family
+    folder: str
+    file: str
+
+
+_MODULES = {DiTConfig: _Module(DIT, "transformer", "dit.py"), UNetConfig: _Module(UNET, "unet", "unet.py")}
 _OPENED = """
 from sample import load
 
@@ -41,7 +62,7 @@ def export_module(run: Path, out: Path, choices: Choices) -> list[str]:
     """Writes the folder.
 
     Args:
-      run: trained, its network a DiT.
+      run: trained, its network a DiT or a UNet.
       out: must not exist, or be empty.
       choices: see `Choices`.
 
@@ -53,36 +74,50 @@ def export_module(run: Path, out: Path, choices: Choices) -> list[str]:
       RunError: a damaged checkpoint or tokenizer; `out` cannot be written.
     """
     check_new(out)
-    _check_network(run)
+    module = _module_of(run)
     trained = open_trained(run, choices.weights)
     text = trained.config.networks.text
     with whole_or_nothing(out) as partial:
-        choices.write(Component(DIT, trained.model, trained.params["backbone"]), partial / "transformer")
-        lines = ["transformer: DiT, read by model.py"]
+        choices.write(Component(module.family, trained.model, trained.params["backbone"]), partial / module.folder)
+        lines = [f"{module.folder}: {module.family.published}, read by model.py"]
         if text is not None:
             write_text(trained, partial, choices)
             lines.append("text_encoder, tokenizer: those that were trained with it")
         if "null" in trained.params:
             _write_null(trained, partial)
-        write_json(partial / "sampling.json", _sampling(trained))
-        ship("dit.py", partial / "model.py")
+        write_json(partial / "sampling.json", {"network": module.folder, **_sampling(trained)})
+        ship(module.file, partial / "model.py")
         ship("sample.py", partial / "sample.py")
-        opened = _OPENED.format('["a prompt"]' if text else "" if not trained.model.text_dim else "tokens=features")
+        opened = _OPENED.format(_arguments(trained))
         notes = [] if trained.config.sample.solver in ("ddim", "euler") else [_EULER]
-        card = trained_card(trained, "a DiT with its PyTorch code, `model.py` and `sample.py`", opened, choices, notes)
+        what = f"a {module.family.published} with its PyTorch code, `model.py` and `sample.py`"
+        card = trained_card(trained, what, opened, choices, notes)
         (partial / CARD).write_text(card, "utf-8")
     return [*lines, "sample.py: makes clips", *notes]
 
 
-def _check_network(run: Path) -> None:
+def _module_of(run: Path) -> _Module:
     if is_imported(run):
         raise ValueError(
             f"--format: 'torch' is for networks without a published class; {run} was imported, and has one"
         )
     model = run_config_from(read_config(run)).networks.model
-    if not isinstance(model, DiTConfig):
-        name = type(model).__name__.removesuffix("Config")
-        raise ValueError(f"--format: 'torch' has PyTorch code for the DiT, not for {name}; 'diffusers' may have")
+    if type(model) not in _MODULES:
+        name = BACKBONES[kind_of(model)][1].__name__
+        known = " and ".join(module.family.published for module in _MODULES.values())
+        raise ValueError(f"--format: 'torch' has PyTorch code for {known}, not for {name}; 'diffusers' may have")
+    return _MODULES[type(model)]
+
+
+def _arguments(trained: Trained) -> str:
+    """What is said to `sample` of this model, as Python."""
+    model, text = trained.model, trained.config.networks.text
+    features = ["tokens=features"] if model.text_dim and text is None else []
+    numbers = sorted({*trained.config.train.vector, *trained.config.train.constants})
+    said = ", ".join(f'"{name}": {name}' for name in numbers)
+    first = ['["a prompt"]'] if text else features
+    vector = [f"vector={{{said}}}"] if said else []
+    return ", ".join([*first, *vector, *(["concat=concat"] if model.concat_channels else [])])
 
 
 def _write_null(trained: Trained, folder: Path) -> None:

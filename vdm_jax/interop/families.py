@@ -9,7 +9,7 @@ from vdm_jax.interop.dit import DIT, TEXT
 from vdm_jax.interop.encoders import ENCODERS
 from vdm_jax.interop.family import Family
 from vdm_jax.interop.latte import LATTE
-from vdm_jax.interop.unet import UNET_2D, UNET_3D, UNET_SPATIO_TEMPORAL
+from vdm_jax.interop.unet import UNET, UNET_2D, UNET_3D, UNET_SPATIO_TEMPORAL
 from vdm_jax.interop.unet_motion import MOTION_ADAPTER, UNET_MOTION
 from vdm_jax.interop.wan import WAN
 
@@ -25,6 +25,7 @@ _ALL: tuple[Family, ...] = (
     LATTE,
     MOTION_ADAPTER,
     TEXT,
+    UNET,
     UNET_2D,
     UNET_3D,
     UNET_MOTION,

@@ -12,8 +12,10 @@ from typing import Any
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
+from vdm_jax.config import build, to_dict
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.keymap import KeyMap, Shape
+from vdm_jax.models.networks import HOW
 from vdm_jax.training.state import NetworkDefinitions, define
 
 NETWORK = "network"
@@ -110,6 +112,24 @@ class Options:
         """Raises ValueError if an option was not looked at."""
         for name in self._left:
             raise ValueError(f"{self.published}: config.json: {did_you_mean(name, self._seen)}")
+
+
+def own_family(config: type, module: type[nnx.Module], keymap: Callable[[Any], KeyMap]) -> Family:
+    """A network of the project itself, whose `config.json` is our config, for files that no published class has.
+
+    Args:
+      config: its dataclass.
+      module, keymap: see `Family`.
+    """
+    names = [field.name for field in dataclasses.fields(config) if field.name not in HOW]
+
+    def read(options: Options) -> Any:
+        return build(config, {name: options.take(name) for name in names}, options.published)
+
+    def write(found: Any) -> dict[str, Any]:
+        return {name: value for name, value in to_dict(found).items() if name in names}
+
+    return Family(module.__name__, module, read, write, keymap, fits=lambda found: False)
 
 
 def _listed(values: tuple) -> str:

@@ -5,13 +5,16 @@
 | `UNet2DConditionModel`             | `attention_head_dim` (so called by mistake)         | `none`        |
 | `UNet3DConditionModel`             | C / `attention_head_dim`                            | `convolution` |
 | `UNetSpatioTemporalConditionModel` | `num_attention_heads`                               | `mixed`       |
+
+`UNET` is the project's own, of any options, for `torch_modules/unet.py`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from vdm_jax.interop import unet_keys, unet_options
-from vdm_jax.interop.family import Family, Options
+from vdm_jax.interop.family import Family, Options, own_family
 from vdm_jax.interop.keymap import KeyMap
 from vdm_jax.models.unet import UNet, UNetConfig
 
@@ -178,6 +181,12 @@ def of_unit(temporal: str) -> Callable[[UNetConfig], bool]:
     return lambda config: config.temporal == temporal
 
 
+def _own_keymap(config: UNetConfig) -> KeyMap:
+    """Names of diffusers; the ends of transformers are linear layers, which those of 1 x 1 pixels are as well."""
+    return _keymap(dataclasses.replace(config, projection="linear"))
+
+
+UNET = own_family(UNetConfig, UNet, _own_keymap)
 UNET_2D = Family("UNet2DConditionModel", UNet, read_pictures, write_pictures, _keymap, fits=of_unit("none"))
 UNET_3D = Family(
     "UNet3DConditionModel", UNet, _read_modelscope, _write_modelscope, _keymap, fits=of_unit("convolution")

@@ -362,6 +362,9 @@ class TextEncoder(nn.Module):
         return self.norm(x)
 
 
+Network = DiT  # as `sample.py` calls it
+
+
 def open_network(cls: type[nn.Module], folder: str | Path, device="cpu", dtype=torch.float32) -> nn.Module:
     """`DiT` or `TextEncoder` of a folder (`config.json`, safetensors); every tensor must be there, and no other."""
     module = cls(SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text("utf-8"))))

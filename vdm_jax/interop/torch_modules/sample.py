@@ -5,8 +5,8 @@
 
     python sample.py --prompt "a red square moves left" --out x.pt
 
-The folder holds `transformer/`, `sampling.json` (the process the weights were trained with, and how they were sampled)
-and, for a model of text, `text_encoder/` and `tokenizer/`; prompts need the library `tokenizers` too.
+The folder holds `transformer/` or `unet/`, `sampling.json` (the process the weights were trained with, and how they
+were sampled) and, for a model of text, `text_encoder/` and `tokenizer/`; prompts need the library `tokenizers` too.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from model import DiT, TextEncoder, open_network
+from model import Network, TextEncoder, open_network
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -130,7 +130,7 @@ class VideoModel:
     def __init__(self, folder: Path, device: str, dtype: torch.dtype):
         self.settings = json.loads((folder / "sampling.json").read_text("utf-8"))
         self.process = Process(self.settings["process"])
-        self.network = open_network(DiT, folder / "transformer", device, dtype)
+        self.network = open_network(Network, folder / self.settings["network"], device, dtype)
         with_text = (folder / "text_encoder").is_dir()
         self.text = open_network(TextEncoder, folder / "text_encoder", device, dtype) if with_text else None
         self.tokenizer = Tokenizer(folder / "tokenizer") if with_text else None
@@ -155,7 +155,8 @@ class VideoModel:
           steps, guidance: as in `sampling.json` where None.
           eta: 0 Euler (DDIM), 1 ancestral.
           noise: `[N, T, H, W, C]` to start from, in place of a draw.
-          cond: further arguments of `DiT.forward`; where text features come from elsewhere, `tokens` and `tokens_mask`.
+          cond: further arguments of `Network.forward`; where text features come from elsewhere, `tokens` and
+            `tokens_mask`.
         """
         said, process, null = self.settings, self.process, self.null
         if prompts is not None:
