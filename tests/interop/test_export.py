@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,12 +18,14 @@ from vdm_jax.cli.main import main
 from vdm_jax.diffusion import DDIM
 from vdm_jax.interop.cases import CASES
 from vdm_jax.interop.component import Component, nested, read, write
-from vdm_jax.interop.export import published_class
+from vdm_jax.interop.export import published_class, published_component
 from vdm_jax.interop.families import FAMILIES
 from vdm_jax.interop.imported import import_folder, open_imported
 from vdm_jax.interop.parity import QUICK, open_published, relative_error
+from vdm_jax.interop.unet import UNET, UNET_2D
 from vdm_jax.interop.wan import WAN
 from vdm_jax.models.networks import BACKBONES
+from vdm_jax.models.unet import UNetConfig
 from vdm_jax.sampling import Hooks, guided, make_denoiser, sample
 from vdm_jax.training.checkpoint import restore_weights
 
@@ -217,6 +220,14 @@ def test_options_that_a_class_cannot_state_are_named():
     config = pictures.family.config(pictures.published)
     with pytest.raises(ValueError, match="max_frames: 7 is no option of UNet2DConditionModel, which has 32"):
         published_class(dataclasses.replace(config, max_frames=7))
+
+
+def test_what_started_from_the_projects_own_files_still_goes_out_as_the_published_class():
+    model = UNetConfig(max_frames=32)
+    said = {"class": UNET.published, "config": UNET.published_config(model)}
+    assert UNET.config(said["config"]) == model
+    trained = SimpleNamespace(model=model, params={"backbone": {}}, origin=SimpleNamespace(published=said))
+    assert published_component(trained).family is UNET_2D
 
 
 TINY_WAN = {
