@@ -30,6 +30,7 @@ from vdm_jax.nn.linear import Linear, param
 from vdm_jax.nn.mlp import MLP
 from vdm_jax.nn.norms import LayerNorm
 from vdm_jax.nn.stack import run_stack, stack
+from vdm_jax.sharding.rules import constrain
 
 Array = jax.Array
 _ZEROS = jax.nn.initializers.zeros
@@ -110,9 +111,19 @@ class TemporalTransformer(nnx.Module):
         def body(block: Block, tubes: Array) -> Array:
             return block(tubes, positions=positions, partition="groups")
 
-        tubes = self.norm(x).reshape(b, t, h * w, c).swapaxes(1, 2)
-        tubes = self.leave(run_stack(self.blocks, self.enter(tubes), body))
+        tubes = _placed(self.norm(x).reshape(b, t, h * w, c).swapaxes(1, 2))
+        tubes = run_stack(self.blocks, _placed(self.enter(tubes)), body)
+        tubes = _placed(self.leave(_placed(tubes)))
         return x + tubes.swapaxes(1, 2).reshape(x.shape)
+
+
+def _placed(tubes: Array) -> Array:
+    """Tubes `[B, S, T, C]`, and so their gradient, of which each device of `context` has some, with all their frames.
+
+    Where a linear layer's input is cut over frames and its gradient over pixels, XLA (jax 0.10.2) sums that of its
+    kernel wrongly.
+    """
+    return constrain(tubes, "batch", "tokens", "frames", None)
 
 
 def position_table(frames: int, dim: int) -> np.ndarray:
