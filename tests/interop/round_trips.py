@@ -235,9 +235,6 @@ TRIPS: dict[str, Trip] = {
         tabled={"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0},
     ),
     "cogvideox": Trip(
-        _case(cogvideox.CASES, "5b"), "CogVideoXPipeline", "transformer", "cogvideox_5b_ddim", train=_DROPS,
-    ),
-    "cogvideox image-to-video": Trip(
         _case(cogvideox.CASES, "1.5 image-to-video"), "CogVideoXImageToVideoPipeline", "transformer",
         "cogvideox_5b_ddim", changes={"num_layers": 1}, numbers=("ofs",), train={**_DROPS, "vector": ("ofs",)},
     ),
