@@ -102,14 +102,25 @@ def test_kernels_and_pixels_cut_over_the_same_axis(axes):
     )
 
 
-def test_batch_and_pixels_cut_over_different_axes():
-    """The other gradient that XLA gets wrong by itself; three frames do not divide, so pixels are cut."""
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((3, 8, 4), {"window": (3, 3)}),  # three frames do not divide, so pixels are cut
+        ((3, 2, 4), {"window": (3, 3)}),  # and the picture is smaller than its window
+        ((3, 4, 4), {"window": (3, 3), "stride": 2}),
+        ((5, 2, 4), {"window": (3, 3, 3), "padding": ((0, 0), (1, 1), (1, 1))}),
+    ],
+)
+def test_batch_and_pixels_cut_over_different_axes(size, options):
+    """The other gradients that XLA gets wrong by itself."""
     mesh = mesh_of(fsdp=2, context=2, tensor=2)
-    graph, state = nnx.split(Conv(4, 8, (3, 3), rngs=nnx.Rngs(0)))
-    x, weights = (np.random.default_rng(0).standard_normal((2, 3, 8, 4, c), np.float32) for c in (4, 8))
+    graph, state = nnx.split(Conv(4, 8, rngs=nnx.Rngs(0), **options))
+    x = np.random.default_rng(0).standard_normal((2, *size, 4), np.float32)
 
     def total(state, x):
-        return jnp.sum(weights * nnx.merge(graph, state)(constrain(x, "batch", "frames", "height", "width", None)))
+        names = ("batch", "frames", "height", "width", None)
+        y = constrain(nnx.merge(graph, state)(constrain(x, *names)), *names)
+        return jnp.sum(jnp.sin(y) * jnp.arange(y.size).reshape(y.shape) / y.size)
 
     def on_mesh(state, x):
         with activation_sharding(mesh, LogicalRules()):
