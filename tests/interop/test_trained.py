@@ -97,4 +97,4 @@ def check_moved(trip, before, after):
             assert by == 0.0, f"{name} has moved by {by}"
         elif not any(part in name for part in trip.still):
             # A tensor moves by more than rounding would move it; a single number may come back to where it was.
-            assert by > (1e-3 if new[name].size > 1 else 0.0), f"{name} has moved by {by}"
+            assert by > (3e-4 if new[name].size > 1 else 0.0), f"{name} has moved by {by}"
