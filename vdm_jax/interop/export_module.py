@@ -99,7 +99,7 @@ def export_module(run: Path, out: Path, choices: Choices) -> list[str]:
 def _module_of(run: Path) -> _Module:
     if is_imported(run):
         raise ValueError(
-            f"--format: 'torch' is for networks without a published class; {run} was imported, and has one"
+            f"--format: 'torch' is for runs that trained a network; {run} is an import, whose files are PyTorch's"
         )
     model = run_config_from(read_config(run)).networks.model
     if type(model) not in _MODULES:
