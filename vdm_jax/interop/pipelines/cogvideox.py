@@ -16,11 +16,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.interop.pipelines.latent_diffusion import condition_noise
 from vdm_jax.interop.pipelines.opened import Opened
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Networks, Pipeline
-from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, with_video
+from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, condition_noise, with_video
 from vdm_jax.interop.prompts import PLAIN
 from vdm_jax.interop.scheduler_plans import Plan
 from vdm_jax.models.autoencoders import Posterior, Scale

@@ -10,17 +10,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
 from vdm_jax.interop import imported
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Pipeline
-from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, with_video
+from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, condition_noise, with_video
 from vdm_jax.interop.prompts import PLAIN
 from vdm_jax.interop.scheduler_plans import Plan
-
-_STREAM = 2**32 - 1  # of the draws of conditions; those of clips count from 0
 
 
 class LatentDiffusion(Pipeline):
@@ -106,16 +103,3 @@ class StableDiffusion(LatentDiffusion):
         if request.frames not in (None, 1):
             raise ValueError(f"frames: {request.frames} asked for, but {self.opened.published} makes pictures (1)")
         return super().complete(request)
-
-
-def condition_noise(draws: Draws, request: Request, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal noise of a condition: what was given, or drawn from the seed.
-
-    Raises:
-      ValueError: given noise of another shape.
-    """
-    if draws.condition is None:
-        return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(request.seed), _STREAM), shape))
-    if draws.condition.shape != shape:
-        raise ValueError(f"condition: noise of shape {draws.condition.shape}, expected {shape}")
-    return draws.condition

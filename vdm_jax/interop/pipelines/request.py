@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from vdm_jax.errors import did_you_mean
+
+_STREAM = 2**32 - 1  # of the draws of conditions; those of clips count from 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,3 +192,16 @@ def with_video(request: Request, strength: float) -> Request:
         raise ValueError(f"frames: {frames} asked for, the video has {have}")
     strength = strength if request.strength is None else request.strength
     return dataclasses.replace(request, frames=frames, video=request.video[:frames], strength=strength)
+
+
+def condition_noise(draws: Draws, request: Request, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal noise of a condition: what was given, or drawn from the seed.
+
+    Raises:
+      ValueError: given noise of another shape.
+    """
+    if draws.condition is None:
+        return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(request.seed), _STREAM), shape))
+    if draws.condition.shape != shape:
+        raise ValueError(f"condition: noise of shape {draws.condition.shape}, expected {shape}")
+    return draws.condition
