@@ -1,0 +1,1 @@
+"""What is measured on every clip before anything is decided: one file per family of scores."""

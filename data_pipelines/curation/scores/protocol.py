@@ -1,0 +1,101 @@
+"""What a score is: the small pictures it sees, the columns it fills, and how it is called.
+
+A source is decoded once, small, at about two pictures a second (`sampling.py`); every span of it becomes a `Sample`,
+and every `Scorer` turns a sample into a few numbers.  Scores are measured, never judged: which of them a clip must
+pass is decided later, over the table, as often as one likes.
+
+Shape legend: T pictures kept, N pictures seen (most of those that were decoded), h, w small picture, H, W source.
+"""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+PAIR_GAP = 1.5  # two pictures are neighbours if they are at most so many sampling steps apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of the table of scores.
+
+    Attributes:
+      name: the column; lower case, unique among all scorers.
+      meaning: one line for a person.
+      unit: what 1.0 is; "" for text.
+      higher_is: `better`, `worse`, or `neither` (a fact rather than a quality).
+      limit: the value that separates clean from defective clips on the calibration worlds; None without one.
+      temporal: whether it needs more than one picture; for a single image it is the value of a flawless clip.
+    """
+
+    name: str
+    meaning: str
+    unit: str = ""
+    higher_is: str = "neither"
+    limit: float | None = None
+    temporal: bool = False
+
+    def __post_init__(self):
+        assert self.higher_is in ("better", "worse", "neither"), self.higher_is
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edges:
+    """What the lines of the source look like at full resolution, over the sampled pictures of one span.
+
+    Attributes:
+      rows: float32 [H, 2]; for each row its mean luma in the picture where that is highest, and the largest standard
+        deviation of luma along it.  Luma is 0 (black) to 255, whatever range the file uses.
+      columns: float32 [W, 2]; the same for columns.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One span of a source as the scorers see it.
+
+    Attributes:
+      frames: RGB uint8 [T, h, w, 3], T >= 1, upright, the shorter side at most `SampleSettings.side`.
+      times: float64 [T], seconds of the source, rising.
+      fps: pictures a second that were asked for; where decoding was thinned out, gaps are longer (see `pairs`).
+      thumbs: luma uint8 [N, a, b] of every picture that was decoded within the span, tiny; N >= T.
+      thumb_times: float64 [N], seconds.
+      edges: line statistics at full resolution.
+      height, width: pixels of the source, upright.
+    """
+
+    frames: np.ndarray
+    times: np.ndarray
+    fps: float
+    thumbs: np.ndarray
+    thumb_times: np.ndarray
+    edges: Edges
+    height: int
+    width: int
+
+    def pairs(self) -> list[int]:
+        """Indices k for which pictures k and k + 1 are neighbours in time."""
+        gaps = np.diff(self.times)
+        return [int(k) for k in np.flatnonzero((gaps > 0) & (gaps <= PAIR_GAP / self.fps))]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A family of scores: a frozen dataclass of its settings.
+
+    Attributes:
+      name: of the family, e.g. "motion".
+      version: raised whenever the same sample may give other numbers.
+      columns: what `score` returns, in order.
+    """
+
+    name: str
+    version: int
+    columns: tuple[Column, ...]
+
+    def score(self, sample: Sample) -> dict[str, float | str]:
+        """Measures one sample: a finite number (or text) for every column, the same whatever the process."""
+        ...
