@@ -1,0 +1,320 @@
+"""Which clips are used: thresholds on scores, a cap per source, and what is held out.
+
+    every row --filters--> kept --cap per source--> fewer --hold-out--> train and val
+
+All of it is worked out from the table alone, so another threshold costs no decoding.  Every filter is asked about
+every clip: a refused clip keeps all its reasons, and what a filter removes alone is known as well as what it removes
+of the clips that those before it left.
+
+Held-out clips never come from material that is trained on.  By `source`: whole sources are held out, drawn by a hash of
+seed and id.  By `tail`, for one or a few long videos: the last part of each, and training clips that reach into it are
+left out.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines.curation.table import ClipRow
+from vdm_jax.errors import RunError, did_you_mean
+
+HOLD_OUT = ("auto", "source", "tail")
+AUTO_SOURCES = 5  # from so many sources on, `auto` holds out whole sources
+CAPPED = "max_clips_per_source"
+BORDER = "reaches into what is held out"
+MISSING = "or missing"
+_RULE = re.compile(r"\s*([A-Za-z_][\w./-]*)\s*(>=|<=|==|!=|>|<)\s*(\S.*?)\s*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Keeps clips whose value in a column is within a range.
+
+    Attributes:
+      column: a score, a fact of the file, or `seconds`.
+      least, most: the range, both ends included.
+      missing: whether a clip that has no such value is kept (a clip of one frame has no motion).
+    """
+
+    column: str
+    least: float = -math.inf
+    most: float = math.inf
+    missing: bool = False
+
+    def __post_init__(self):
+        if math.isnan(self.least) or math.isnan(self.most) or self.least > self.most:
+            raise ValueError(f"filter: {self.column} between {self.least:g} and {self.most:g} is no range")
+        if self.least == -math.inf and self.most == math.inf:
+            raise ValueError(f"filter: {self.column} has neither a least nor a most")
+
+    def __str__(self) -> str:
+        least, most = f"{self.column}>={self.least:.10g}", f"{self.column}<={self.most:.10g}"
+        rule = least if self.most == math.inf else most if self.least == -math.inf else f"{least} and {most}"
+        return f"{rule} {MISSING}" if self.missing else rule
+
+    def keeps(self, row: ClipRow) -> bool:
+        """Whether a clip passes.
+
+        Raises:
+          ValueError: its value is text.
+        """
+        value = row.value(self.column)
+        if value is None:
+            return self.missing
+        if isinstance(value, str):
+            raise ValueError(f"filter: {self.column} holds text ({value!r}); use == or !=")
+        return self.least <= value <= self.most
+
+
+@dataclasses.dataclass(frozen=True)
+class WordFilter:
+    """Keeps clips whose value in a column of text is a certain word, or is not.
+
+    Attributes:
+      column: a score or a fact of the file.
+      word: the text.
+      equal: whether the value shall be that text, or shall not.
+      missing: whether a clip that has no such value is kept.
+    """
+
+    column: str
+    word: str
+    equal: bool = True
+    missing: bool = False
+
+    def __str__(self) -> str:
+        rule = f"{self.column}{'==' if self.equal else '!='}{self.word}"
+        return f"{rule} {MISSING}" if self.missing else rule
+
+    def keeps(self, row: ClipRow) -> bool:
+        """Whether a clip passes.
+
+        Raises:
+          ValueError: its value is a number.
+        """
+        value = row.value(self.column)
+        if value is None:
+            return self.missing
+        if not isinstance(value, str):
+            raise ValueError(f"filter: {self.column} holds numbers ({value!r}), and {self.word!r} is none")
+        return (value == self.word) == self.equal
+
+
+Rule = Filter | WordFilter
+
+
+def parse_filter(text: str) -> Rule:
+    """`motion>=0.5`, `text_area < 0.07`, `codec!=mjpeg`, `motion>=0.5 or missing`.
+
+    Raises:
+      ValueError: it is no such rule.
+    """
+    rule, missing = text.strip(), False
+    if rule.endswith(f" {MISSING}"):
+        rule, missing = rule.removesuffix(MISSING), True
+    found = _RULE.fullmatch(rule)
+    if not found:
+        raise ValueError(f"filter: {text!r} is no rule such as 'motion>=0.5', 'text_area<0.07' or 'codec!=mjpeg'")
+    column, sign, word = found.groups()
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number) and sign != "!=":
+        bounds = {
+            ">=": (number, math.inf),
+            "<=": (-math.inf, number),
+            ">": (math.nextafter(number, math.inf), math.inf),
+            "<": (-math.inf, math.nextafter(number, -math.inf)),
+            "==": (number, number),
+        }
+        return Filter(column, *bounds[sign], missing)
+    if sign not in ("==", "!="):
+        raise ValueError(f"filter: {text!r} compares with {word!r}, which is no number")
+    return WordFilter(column, word, sign == "==", missing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What is used of a table.
+
+    Attributes:
+      filters: all must keep a clip.
+      max_clips_per_source: evenly spaced clips are taken from a source that gives more; 0 takes all.
+      hold_out: how validation clips are chosen: `source`, `tail`, or `auto` (`source` from 5 sources on).
+      val_fraction: share of the sources (`source`) or of each source's clips (`tail`); 0 makes no split `val`.
+      seed: which sources are held out.
+    """
+
+    filters: tuple[Rule, ...] = ()
+    max_clips_per_source: int = 0
+    hold_out: str = "auto"
+    val_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.max_clips_per_source < 0:
+            raise ValueError(f"max_clips_per_source: {self.max_clips_per_source!r} is not at least 0")
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction: {self.val_fraction!r} is not within [0, 1)")
+        if self.hold_out not in HOLD_OUT:
+            raise ValueError(f"hold_out: {did_you_mean(self.hold_out, HOLD_OUT)}")
+        if len(set(self.filters)) != len(self.filters):
+            twice = next(rule for rule in self.filters if self.filters.count(rule) > 1)
+            raise ValueError(f"filter: {twice} is given twice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What one filter does to a table.
+
+    Attributes:
+      rule: the filter.
+      alone: clips it would remove if there were no other.
+      removed: clips it removes of those that the filters before it left.
+      missing: clips that have no value in its column, whether they are kept or not.
+    """
+
+    rule: Rule
+    alone: int
+    removed: int
+    missing: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """The table again, with `split` and `refused` set, and what did it."""
+
+    rows: tuple[ClipRow, ...]
+    effects: tuple[Effect, ...]
+    hold_out: str
+
+    @property
+    def kept(self) -> list[ClipRow]:
+        """The clips that are used."""
+        return [row for row in self.rows if not row.refused]
+
+    def reasons(self) -> dict[str, int]:
+        """Clips for each reason, the most frequent first; a clip counts for each of its reasons."""
+        counts = collections.Counter(reason for row in self.rows for reason in row.refused)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def check_columns(filters: Iterable[Rule], columns: Iterable[str]) -> None:
+    """Refuses filters on columns that there are not; worth calling before anything is measured.
+
+    Raises:
+      ValueError: names the column, and the nearest that there is.
+    """
+    columns = {*columns, "seconds"}
+    for rule in filters:
+        if rule.column not in columns:
+            raise ValueError(f"filter: {did_you_mean(rule.column, columns)}")
+
+
+def decide(rows: Iterable[ClipRow], selection: Selection, sources: int = 0) -> Decision:
+    """Decides for each clip whether it is used, and in which split.
+
+    Args:
+      rows: the table; what earlier decisions set is forgotten.
+      selection: what to keep.
+      sources: how many sources there are, those without clips included; 0 counts those of the table.
+
+    Returns:
+      The rows in order of source and time, and what each filter did.
+
+    Raises:
+      ValueError: a filter on a column that no row has, or on text as if it were numbers.
+      RunError: a filter keeps nothing, or all together do, or nothing is left to train on.
+    """
+    rows = sorted(rows, key=lambda row: (row.source, row.start, row.end))
+    check_columns(selection.filters, {name for row in rows for name in (*row.facts, *row.scores)})
+    passes = {rule: np.array([rule.keeps(row) for row in rows], bool) for rule in selection.filters}
+    effects = _effects(rows, passes)
+    _check_kept(rows, effects, passes)
+    refused = [tuple(str(rule) for rule, kept in passes.items() if not kept[k]) for k in range(len(rows))]
+    count = sources or len({row.source for row in rows})
+    hold_out = selection.hold_out
+    if hold_out == "auto":
+        hold_out = "source" if count >= AUTO_SOURCES else "tail"
+    resolved = dataclasses.replace(selection, hold_out=hold_out)
+    decided = [dataclasses.replace(row, split="", refused=why) for row, why in zip(rows, refused)]
+    decided = _hold_out(_cap(decided, selection.max_clips_per_source), resolved, count)
+    if decided and not any(row.split == "train" for row in decided):
+        used = len({row.source for row in decided if not row.refused})
+        hint = "; use hold_out='tail' or val_fraction=0" if hold_out == "source" else ""
+        raise RunError(f"filters: {used} usable source(s) leave no clip to train on{hint}")
+    return Decision(tuple(decided), effects, hold_out)
+
+
+def _effects(rows: Sequence[ClipRow], passes: Mapping[Rule, np.ndarray]) -> tuple[Effect, ...]:
+    left, effects = np.ones(len(rows), bool), []
+    for rule, kept in passes.items():
+        missing = sum(row.value(rule.column) is None for row in rows)
+        effects.append(Effect(rule, int((~kept).sum()), int((left & ~kept).sum()), missing))
+        left &= kept
+    return tuple(effects)
+
+
+def _check_kept(rows: Sequence[ClipRow], effects: Sequence[Effect], passes: Mapping[Rule, np.ndarray]) -> None:
+    """Refuses filters that leave nothing, by name and with what the column holds."""
+    for effect in effects:
+        if effect.alone < len(rows):
+            continue
+        found = [row.value(effect.rule.column) for row in rows]
+        there = [value for value in found if value is not None]
+        held = f"{effect.rule.column} is from {min(there)} to {max(there)}" if there else "none has a value"
+        raise RunError(f"filter {effect.rule}: keeps none of {len(rows)} clips; {held}")
+    if rows and passes and not np.logical_and.reduce(list(passes.values())).any():
+        each = ", ".join(f"{effect.rule} removes {effect.removed}" for effect in effects)
+        raise RunError(f"filters: together they keep none of {len(rows)} clips ({each})")
+
+
+def _by_source(rows: Sequence[ClipRow]) -> dict[str, list[int]]:
+    """Source -> places of its clips that are not refused, in order of time."""
+    found: dict[str, list[int]] = {}
+    for k, row in enumerate(rows):
+        if not row.refused:
+            found.setdefault(row.source, []).append(k)
+    return found
+
+
+def _cap(rows: list[ClipRow], limit: int) -> list[ClipRow]:
+    if not limit:
+        return rows
+    rows = list(rows)
+    for places in _by_source(rows).values():
+        chosen = {places[i * len(places) // limit] for i in range(limit)} if len(places) > limit else set(places)
+        for k in set(places) - chosen:
+            rows[k] = dataclasses.replace(rows[k], refused=(CAPPED,))
+    return rows
+
+
+def _hold_out(rows: list[ClipRow], selection: Selection, count: int) -> list[ClipRow]:
+    rows, groups = list(rows), _by_source(rows)
+    held_out: set[str] = set()
+    if selection.hold_out == "source" and selection.val_fraction:
+        ordered = sorted(groups, key=lambda source: _draw(selection.seed, source))
+        held_out = set(ordered[: max(1, round(selection.val_fraction * count))])
+    for source, places in groups.items():
+        tail = len(places) if source in held_out else 0
+        if selection.hold_out == "tail" and selection.val_fraction and len(places) > 1:
+            tail = max(1, round(selection.val_fraction * len(places)))
+        border = rows[places[-tail]].start if tail else math.inf
+        for i, k in enumerate(places):
+            if i >= len(places) - tail:
+                rows[k] = dataclasses.replace(rows[k], split="val")
+            elif rows[k].end <= border:
+                rows[k] = dataclasses.replace(rows[k], split="train")
+            else:
+                rows[k] = dataclasses.replace(rows[k], refused=(BORDER,))
+    return rows
+
+
+def _draw(seed: int, source: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{source}".encode()).digest()

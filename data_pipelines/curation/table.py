@@ -1,0 +1,235 @@
+"""The table of clips: one row a clip with everything that is known of it, as Parquet.
+
+Scores cost hours, decisions seconds: so what was measured is stored once, for clips that are refused as well, and
+filters, splits and caps are worked out from the table again whenever a threshold changes.
+
+    clip, source, digest           who it is: source id and span in ms, the source, SHA-256 of its file
+    start_ms, end_ms               where in the source
+    fact.NAME, score.NAME          of the file and of the clip; null where something was not measured
+    captions                       list of (text, probability, origin)
+    split, refused                 what filters decided; empty before
+
+Rows stand in order of source and time, so the same clips give the same bytes, whoever found them in what order.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.curation.captions import Caption
+from vdm_jax.errors import RunError, did_you_mean
+
+VERSION = 1
+ROW_GROUP = 1 << 16
+_ABOUT = b"vdm_jax"
+_PLAIN = {"clip": "id", "source": "source", "digest": "digest", "split": "split"}
+_GROUPS = {"fact": "facts", "score": "scores"}
+
+Value = int | float | str | bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRow:
+    """What is known of one clip.
+
+    Attributes:
+      source: id of the source it comes from.
+      start, end: seconds of the source, rounded to whole milliseconds.
+      digest: SHA-256 of the source's file.
+      facts: what matters of the file: its size, rate, codec ...
+      scores: what scorers measured; a score that a clip does not have is absent, never NaN.
+      captions: what it shows, in one or several ways.
+      split: "train" or "val"; "" before filters decided, and of refused clips.
+      refused: every reason why the clip is not used; none if it is.
+    """
+
+    source: str
+    start: float
+    end: float
+    digest: str = ""
+    facts: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    captions: tuple[Caption, ...] = ()
+    split: str = ""
+    refused: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not 0 <= self.start < self.end < math.inf:
+            raise ValueError(f"{self.source}: from {self.start!r} s to {self.end!r} s is no span")
+        for name in ("start", "end"):
+            object.__setattr__(self, name, milliseconds(getattr(self, name)) / 1000)
+        for name, value in (*self.facts.items(), *self.scores.items()):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{self.id}: {name} is {value}; leave out what cannot be measured")
+
+    @property
+    def id(self) -> str:
+        """Source id and span in milliseconds: `walks/a.mp4:1500-3500`."""
+        return f"{self.source}:{milliseconds(self.start)}-{milliseconds(self.end)}"
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return round(self.end - self.start, 3)
+
+    def value(self, column: str) -> Value | None:
+        """A score, a fact, or `seconds`; None where the clip has none of that name."""
+        if column == "seconds":
+            return self.seconds
+        return self.scores.get(column, self.facts.get(column))
+
+
+def milliseconds(seconds: float) -> int:
+    """The whole number of milliseconds nearest to a time."""
+    return round(1000 * seconds)
+
+
+def numeric_columns(rows: Iterable[ClipRow]) -> list[str]:
+    """Names under which `ClipRow.value` gives numbers, those of any row."""
+    names = {"seconds"}
+    for row in rows:
+        for held in (row.facts, row.scores):
+            names.update(name for name, value in held.items() if not isinstance(value, str))
+    return sorted(names)
+
+
+def write_table(path: str | os.PathLike, rows: Iterable[ClipRow], about: Mapping[str, Any] | None = None) -> None:
+    """Writes rows as Parquet, whole or not at all; the same rows and pyarrow give the same bytes.
+
+    Args:
+      path: the file, replaced if it is there.
+      rows: in any order.
+      about: JSON-able facts of the table as a whole: what its scores mean, versions, settings.
+
+    Raises:
+      ValueError: two rows of one clip, a score that is a number in one row and text in another, or a name that is
+        both a fact and a score.
+      RunError: pyarrow is not installed, or the file cannot be written.
+    """
+    pa, parquet = _arrow()
+    rows = sorted(rows, key=lambda row: (row.source, milliseconds(row.start), milliseconds(row.end)))
+    for before, row in itertools.pairwise(rows):
+        if before.id == row.id:
+            raise ValueError(f"clips: two rows of {row.id}; the id of a source must be its own")
+    table = pa.table(_columns(pa, rows))
+    note = json.dumps({"version": VERSION, "about": about or {}}, sort_keys=True, ensure_ascii=False)
+    table = table.replace_schema_metadata({_ABOUT: note.encode()})
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        parquet.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def read_table(path: str | os.PathLike, columns: Sequence[str] | None = None) -> list[ClipRow]:
+    """Reads rows back.
+
+    Args:
+      path: the file.
+      columns: names of the facts and scores to read; None reads all.
+
+    Raises:
+      ValueError: no such file, it is no such table, or a column that it lacks.
+      RunError: pyarrow is not installed, or the file is damaged.
+    """
+    file, _ = _opened(path)
+    groups = {name: name.partition(".") for name in file.schema_arrow.names}
+    held = {name: tail for name, (head, _, tail) in groups.items() if head in _GROUPS}
+    if columns is not None:
+        for column in columns:
+            if column not in (*held.values(), "seconds"):
+                raise ValueError(f"column: {did_you_mean(column, (*held.values(), 'seconds'))}")
+        held = {name: tail for name, tail in held.items() if tail in columns}
+    wanted = [name for name in file.schema_arrow.names if name in held or groups[name][0] not in _GROUPS]
+    try:
+        found = file.read(columns=wanted).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
+        raise RunError(f"{path}: damaged ({' '.join(str(error).split())})") from None
+    return [_row(values, held) for values in found]
+
+
+def read_about(path: str | os.PathLike) -> dict[str, Any]:
+    """What `write_table` was told of the table as a whole; errors as `read_table`."""
+    return _opened(path)[1]
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise RunError("a table of clips needs pyarrow: pip install 'vdm_jax[curate]'") from None
+    return pa, parquet
+
+
+def _opened(path: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
+    """The Parquet file, and its `about`."""
+    pa, parquet = _arrow()
+    if not Path(path).is_file():
+        raise ValueError(f"table: {path} is not a file")
+    try:
+        file = parquet.ParquetFile(path)
+        note = (file.schema_arrow.metadata or {}).get(_ABOUT)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None
+    if note is None:
+        raise ValueError(f"table: {path} is a Parquet file, but no table of clips")
+    note = json.loads(note)
+    if note["version"] != VERSION:
+        raise RunError(f"{path}: has format {note['version']!r}, this code reads {VERSION}; make the table again")
+    return file, note["about"]
+
+
+def _columns(pa: Any, rows: Sequence[ClipRow]) -> dict[str, Any]:
+    columns = {name: pa.array([getattr(row, field) for row in rows], pa.string()) for name, field in _PLAIN.items()}
+    for name in ("start", "end"):
+        columns[f"{name}_ms"] = pa.array([milliseconds(getattr(row, name)) for row in rows], pa.int64())
+    names = {head: sorted({key for row in rows for key in getattr(row, field)}) for head, field in _GROUPS.items()}
+    if both := set(names["fact"]) & set(names["score"]):
+        raise ValueError(f"column: {min(both)!r} is the name of a fact and of a score")
+    for head, field in _GROUPS.items():
+        for name in names[head]:
+            values = [getattr(row, field).get(name) for row in rows]
+            columns[f"{head}.{name}"] = pa.array(values, _kind(pa, name, values))
+    caption = pa.struct([("text", pa.string()), ("probability", pa.float64()), ("origin", pa.string())])
+    captions = [[dataclasses.asdict(caption) for caption in row.captions] for row in rows]
+    columns["captions"] = pa.array(captions, pa.list_(caption))
+    columns["refused"] = pa.array([list(row.refused) for row in rows], pa.list_(pa.string()))
+    return columns
+
+
+def _kind(pa: Any, name: str, values: Sequence[Value | None]) -> Any:
+    """The type of a column: its values agree, but for whole numbers among floats."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return pa.float64()
+    if len(kinds) > 1 or not kinds <= {int, float, str, bool}:
+        raise ValueError(f"column {name!r}: holds values of {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    return {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}[kinds.pop()]
+
+
+def _row(values: Mapping[str, Any], held: Mapping[str, str]) -> ClipRow:
+    groups: dict[str, dict[str, Value]] = {field: {} for field in _GROUPS.values()}
+    for column, name in held.items():
+        if values[column] is not None:
+            groups[_GROUPS[column.partition(".")[0]]][name] = values[column]
+    return ClipRow(
+        source=values["source"],
+        start=values["start_ms"] / 1000,
+        end=values["end_ms"] / 1000,
+        digest=values["digest"],
+        captions=tuple(Caption(**caption) for caption in values["captions"]),
+        split=values["split"],
+        refused=tuple(values["refused"]),
+        **groups,
+    )
