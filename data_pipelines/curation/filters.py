@@ -8,7 +8,7 @@ of the clips that those before it left.
 
 Held-out clips never come from material that is trained on.  By `source`: whole sources are held out, drawn by a hash of
 seed and id.  By `tail`, for one or a few long videos: the last part of each, and training clips that reach into it are
-left out.
+left out.  Sources of one group (stretches of a video, cameras of a scene) count as one source.
 """
 
 import collections
@@ -53,8 +53,9 @@ class Filter:
             raise ValueError(f"filter: {self.column} has neither a least nor a most")
 
     def __str__(self) -> str:
-        least, most = f"{self.column}>={self.least:.10g}", f"{self.column}<={self.most:.10g}"
+        least, most = f"{self.column}>={_exact(self.least)}", f"{self.column}<={_exact(self.most)}"
         rule = least if self.most == math.inf else most if self.least == -math.inf else f"{least} and {most}"
+        rule = f"{self.column}=={_exact(self.least)}" if self.least == self.most else rule
         return f"{rule} {MISSING}" if self.missing else rule
 
     def keeps(self, row: ClipRow) -> bool:
@@ -238,7 +239,7 @@ def decide(rows: Iterable[ClipRow], selection: Selection, sources: int = 0) -> D
     effects = _effects(rows, passes)
     _check_kept(rows, effects, passes)
     refused = [tuple(str(rule) for rule, kept in passes.items() if not kept[k]) for k in range(len(rows))]
-    count = sources or len({row.source for row in rows})
+    count = sources or len({row.group for row in rows})
     hold_out = selection.hold_out
     if hold_out == "auto":
         hold_out = "source" if count >= AUTO_SOURCES else "tail"
@@ -246,7 +247,7 @@ def decide(rows: Iterable[ClipRow], selection: Selection, sources: int = 0) -> D
     decided = [dataclasses.replace(row, split="", refused=why) for row, why in zip(rows, refused)]
     decided = _hold_out(_cap(decided, selection.max_clips_per_source), resolved, count)
     if decided and not any(row.split == "train" for row in decided):
-        used = len({row.source for row in decided if not row.refused})
+        used = len({row.group for row in decided if not row.refused})
         hint = "; use hold_out='tail' or val_fraction=0" if hold_out == "source" else ""
         raise RunError(f"filters: {used} usable source(s) leave no clip to train on{hint}")
     return Decision(tuple(decided), effects, hold_out)
@@ -275,12 +276,12 @@ def _check_kept(rows: Sequence[ClipRow], effects: Sequence[Effect], passes: Mapp
         raise RunError(f"filters: together they keep none of {len(rows)} clips ({each})")
 
 
-def _by_source(rows: Sequence[ClipRow]) -> dict[str, list[int]]:
-    """Source -> places of its clips that are not refused, in order of time."""
+def _by_group(rows: Sequence[ClipRow]) -> dict[str, list[int]]:
+    """Group -> places of its clips that are not refused, in order of time."""
     found: dict[str, list[int]] = {}
-    for k, row in enumerate(rows):
-        if not row.refused:
-            found.setdefault(row.source, []).append(k)
+    for k in sorted(range(len(rows)), key=lambda k: (rows[k].start, rows[k].end)):
+        if not rows[k].refused:
+            found.setdefault(rows[k].group, []).append(k)
     return found
 
 
@@ -288,7 +289,7 @@ def _cap(rows: list[ClipRow], limit: int) -> list[ClipRow]:
     if not limit:
         return rows
     rows = list(rows)
-    for places in _by_source(rows).values():
+    for places in _by_group(rows).values():
         chosen = {places[i * len(places) // limit] for i in range(limit)} if len(places) > limit else set(places)
         for k in set(places) - chosen:
             rows[k] = dataclasses.replace(rows[k], refused=(CAPPED,))
@@ -296,13 +297,13 @@ def _cap(rows: list[ClipRow], limit: int) -> list[ClipRow]:
 
 
 def _hold_out(rows: list[ClipRow], selection: Selection, count: int) -> list[ClipRow]:
-    rows, groups = list(rows), _by_source(rows)
+    rows, groups = list(rows), _by_group(rows)
     held_out: set[str] = set()
     if selection.hold_out == "source" and selection.val_fraction:
-        ordered = sorted(groups, key=lambda source: _draw(selection.seed, source))
+        ordered = sorted(groups, key=lambda group: _draw(selection.seed, group))
         held_out = set(ordered[: max(1, round(selection.val_fraction * count))])
-    for source, places in groups.items():
-        tail = len(places) if source in held_out else 0
+    for group, places in groups.items():
+        tail = len(places) if group in held_out else 0
         if selection.hold_out == "tail" and selection.val_fraction and len(places) > 1:
             tail = max(1, round(selection.val_fraction * len(places)))
         border = rows[places[-tail]].start if tail else math.inf
@@ -316,5 +317,11 @@ def _hold_out(rows: list[ClipRow], selection: Selection, count: int) -> list[Cli
     return rows
 
 
-def _draw(seed: int, source: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{source}".encode()).digest()
+def _exact(number: float) -> str:
+    """The shortest text that gives the number back."""
+    text = f"{number:.10g}"
+    return text if float(text) == number else repr(float(number))
+
+
+def _draw(seed: int, group: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()

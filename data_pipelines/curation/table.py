@@ -3,7 +3,7 @@
 Scores cost hours, decisions seconds: so what was measured is stored once, for clips that are refused as well, and
 filters, splits and caps are worked out from the table again whenever a threshold changes.
 
-    clip, source, digest           who it is: source id and span in ms, the source, SHA-256 of its file
+    clip, source, group, digest    who it is: source id and span in ms, the source, what splits keep together, SHA-256
     start_ms, end_ms               where in the source
     fact.NAME, score.NAME          of the file and of the clip; null where something was not measured
     captions                       list of (text, probability, origin)
@@ -27,7 +27,7 @@ from vdm_jax.errors import RunError, did_you_mean
 VERSION = 1
 ROW_GROUP = 1 << 16
 _ABOUT = b"vdm_jax"
-_PLAIN = {"clip": "id", "source": "source", "digest": "digest", "split": "split"}
+_PLAIN = {"clip": "id", "source": "source", "group": "group", "digest": "digest", "split": "split"}
 _GROUPS = {"fact": "facts", "score": "scores"}
 
 Value = int | float | str | bool
@@ -41,6 +41,8 @@ class ClipRow:
       source: id of the source it comes from.
       start, end: seconds of the source, rounded to whole milliseconds.
       digest: SHA-256 of the source's file.
+      group: what a split never divides, the video that several sources are stretches or cameras of; the source unless
+        given.
       facts: what matters of the file: its size, rate, codec ...
       scores: what scorers measured; a score that a clip does not have is absent, never NaN.
       captions: what it shows, in one or several ways.
@@ -52,6 +54,7 @@ class ClipRow:
     start: float
     end: float
     digest: str = ""
+    group: str = ""
     facts: Mapping[str, Value] = dataclasses.field(default_factory=dict)
     scores: Mapping[str, Value] = dataclasses.field(default_factory=dict)
     captions: tuple[Caption, ...] = ()
@@ -63,6 +66,8 @@ class ClipRow:
             raise ValueError(f"{self.source}: from {self.start!r} s to {self.end!r} s is no span")
         for name in ("start", "end"):
             object.__setattr__(self, name, milliseconds(getattr(self, name)) / 1000)
+        if not self.group:
+            object.__setattr__(self, "group", self.source)
         for name, value in (*self.facts.items(), *self.scores.items()):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{self.id}: {name} is {value}; leave out what cannot be measured")
@@ -122,8 +127,9 @@ def write_table(path: str | os.PathLike, rows: Iterable[ClipRow], about: Mapping
     path = Path(path)
     partial = path.with_name(f".{path.name}.part")
     try:
-        parquet.write_table(table, partial, compression="zstd", row_group_size=ROW_GROUP)
-        with partial.open("rb") as file:
+        with partial.open("wb") as file:
+            parquet.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
@@ -228,6 +234,7 @@ def _row(values: Mapping[str, Any], held: Mapping[str, str]) -> ClipRow:
         start=values["start_ms"] / 1000,
         end=values["end_ms"] / 1000,
         digest=values["digest"],
+        group=values["group"],
         captions=tuple(Caption(**caption) for caption in values["captions"]),
         split=values["split"],
         refused=tuple(values["refused"]),
