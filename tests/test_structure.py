@@ -41,7 +41,8 @@ ONLY = {
 }
 PACKAGES = ("vdm_jax", "data_pipelines")
 ON_TOP = ("experiments", "configs")  # nothing imports these; the command line loads them by path
-SHIPPED = "vdm_jax.interop.torch_modules"  # files that exports carry along: data here, and nothing imports them
+# files that exports carry along: data here, and nothing imports them
+SHIPPED = "vdm_jax.interop.exporting.torch_modules"
 WITHOUT = ("torch", "torchvision", "tensorflow", "transformers", "diffusers", "apache_beam", "cv2", "scenedetect")
 
 MAX_FILE, MAX_FUNCTION = 500, 50  # lines; those of a function without its docstring
@@ -138,7 +139,7 @@ def floor_error(importer: str, imported: str) -> str | None:
         ("data_pipelines.worlds.sprites", "vdm_jax.geometry.cameras", True),
         ("data_pipelines.worlds.sprites", "vdm_jax.models.dit", False),
         ("vdm_jax.cli.train", "configs.dit_tiny", False),
-        ("vdm_jax.interop.export", f"{SHIPPED}.dit", False),
+        ("vdm_jax.interop.exporting.diffusers", f"{SHIPPED}.dit", False),
         ("vdm_jax.nn.norms", "numpy", True),
         ("vdm_jax.cli.main", "vdm_jax.__version__", True),
         ("vdm_jax", "vdm_jax.types.Array", False),

@@ -16,9 +16,9 @@ from tests.interop.pipelines.oracle import imported, network, scheduler
 from tests.interop.pipelines.unets import latent_diffusion
 from vdm_jax.cli import encode
 from vdm_jax.cli.main import main
-from vdm_jax.interop.encoding import ClipEncoder, Encoded
+from vdm_jax.interop.families.unet import UNET_3D
+from vdm_jax.interop.finetuning.encoding import ClipEncoder, Encoded
 from vdm_jax.interop.imported import import_folder
-from vdm_jax.interop.unet import UNET_3D
 
 diffusers = pytest.importorskip("diffusers", reason="makes the tiny pipeline that is imported")
 

@@ -12,12 +12,12 @@ from flax.traverse_util import flatten_dict
 from tests.cli.micro_run import refused
 from tests.data_pipelines import latent_sets
 from vdm_jax.cli.main import main
-from vdm_jax.interop.autoencoders_wan import AUTOENCODER_WAN
 from vdm_jax.interop.component import Component, nested, write
+from vdm_jax.interop.families.autoencoders_wan import AUTOENCODER_WAN
+from vdm_jax.interop.families.wan import WAN
+from vdm_jax.interop.finetuning.origin import digest_of, read_origin
 from vdm_jax.interop.imported import import_folder
-from vdm_jax.interop.origin import digest_of, read_origin
 from vdm_jax.interop.parity import open_published, torch_module
-from vdm_jax.interop.wan import WAN
 from vdm_jax.training.checkpoint import restore_weights
 
 TINY = {

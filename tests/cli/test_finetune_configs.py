@@ -8,7 +8,7 @@ import pytest
 
 from tests.interop.parity import FIXTURES, published
 from vdm_jax.cli.config_file import load_config
-from vdm_jax.interop.families import FAMILIES
+from vdm_jax.interop.families.known import FAMILIES
 from vdm_jax.training.run_config import run_config_from
 
 CONFIGS = Path(__file__).parents[2] / "configs"

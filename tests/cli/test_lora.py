@@ -15,8 +15,8 @@ from tests.training.dit_runs import config_of
 from vdm_jax.cli.main import main
 from vdm_jax.cli.train import train
 from vdm_jax.interop.imported import import_folder
-from vdm_jax.interop.lora import matrix_shapes
-from vdm_jax.interop.lora_files import WEIGHTS_NAME, read_lora
+from vdm_jax.interop.lora.adapters import matrix_shapes
+from vdm_jax.interop.lora.files import WEIGHTS_NAME, read_lora
 from vdm_jax.training.checkpoint import restore_weights
 
 LORA = '"lora": {{"targets": ("attn1", "ffn"), "rank": 2, "alpha": 4.0}},\n            "data":'

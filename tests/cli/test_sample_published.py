@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.cli.micro_run import refused
 from vdm_jax.cli.main import main
-from vdm_jax.interop.origin import settled, write_origin
+from vdm_jax.interop.finetuning.origin import settled, write_origin
 from vdm_jax.media.video import decode, write_mp4
 from vdm_jax.training.checkpoint import CheckpointConfig, Checkpointer, StepMeta
 from vdm_jax.training.run import assemble

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vdm_jax.interop.family import Family
+from vdm_jax.interop.families.family import Family
 from vdm_jax.interop.parity import FORWARD_BAR, GRADIENT_BAR, Case, abstract_check, certify
 
 FIXTURES = Path(__file__).parent / "published"

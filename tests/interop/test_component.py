@@ -11,11 +11,11 @@ from flax.traverse_util import flatten_dict
 
 from vdm_jax.errors import RunError
 from vdm_jax.interop.component import Component, float_type, nested, read, write
-from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.keymap import LINEAR, Entry, Rule
-from vdm_jax.interop.matching import check_tensors
-from vdm_jax.interop.tensors import Stored, TensorWriter, read_header, tensors_of
-from vdm_jax.interop.wan import WAN
+from vdm_jax.interop.families.known import FAMILIES
+from vdm_jax.interop.families.wan import WAN
+from vdm_jax.interop.files.keymap import LINEAR, Entry, Rule
+from vdm_jax.interop.files.matching import check_tensors
+from vdm_jax.interop.files.tensors import Stored, TensorWriter, read_header, tensors_of
 from vdm_jax.sharding import MeshConfig, make_mesh
 
 TINY = {

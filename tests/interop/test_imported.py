@@ -10,10 +10,10 @@ from tests.interop.test_component import drawn, rewritten, same_bits, values
 from vdm_jax.cli.main import main
 from vdm_jax.errors import RunError
 from vdm_jax.interop.component import Component, float_type, nested, write
-from vdm_jax.interop.export import export_published
+from vdm_jax.interop.exporting.diffusers import export_published
+from vdm_jax.interop.exporting.trained import Choices
+from vdm_jax.interop.families.unet_motion import MOTION_ADAPTER
 from vdm_jax.interop.imported import import_folder, open_imported, records_of
-from vdm_jax.interop.trained import Choices
-from vdm_jax.interop.unet_motion import MOTION_ADAPTER
 from vdm_jax.sharding import MeshConfig, make_mesh
 
 

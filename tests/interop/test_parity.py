@@ -10,8 +10,8 @@ import pytest
 from vdm_jax.cli import parity as command
 from vdm_jax.cli.main import main
 from vdm_jax.interop.cases.wan import CASES
+from vdm_jax.interop.families.wan import WAN
 from vdm_jax.interop.parity import abstract_check, certify, redraw, relative_error
-from vdm_jax.interop.wan import WAN
 
 TEXT_TO_VIDEO = CASES[0]
 

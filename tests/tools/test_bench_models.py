@@ -6,7 +6,7 @@ from bench.imports import SIZES, write_random
 from bench.networks import NETWORKS
 
 from vdm_jax.interop.component import examine
-from vdm_jax.interop.wan import WAN
+from vdm_jax.interop.families.wan import WAN
 
 
 @pytest.mark.parametrize(("name", "millions"), [("latte_s", 26.4), ("wan_s", 36.2)])

@@ -25,8 +25,8 @@ import numpy as np
 
 from bench.options import Options, say
 from vdm_jax.errors import RunError
-from vdm_jax.interop.tensors import STEMS, TensorWriter
-from vdm_jax.interop.wan import WAN
+from vdm_jax.interop.families.wan import WAN
+from vdm_jax.interop.files.tensors import STEMS, TensorWriter
 from vdm_jax.media.figures import Figure
 
 ROUNDS = 3

@@ -20,9 +20,9 @@ from bench.timing import alternate
 from vdm_jax.errors import RunError
 from vdm_jax.interop.cases import latte, unet, wan
 from vdm_jax.interop.component import read
-from vdm_jax.interop.family import NETWORK
+from vdm_jax.interop.families.family import NETWORK
+from vdm_jax.interop.families.unet import UNET_3D, UNET_SPATIO_TEMPORAL
 from vdm_jax.interop.parity import Case, build_published, redraw, relative_error
-from vdm_jax.interop.unet import UNET_3D, UNET_SPATIO_TEMPORAL
 from vdm_jax.media.figures import Figure
 
 TOLERANCE = 1e-4

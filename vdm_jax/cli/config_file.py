@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from data_pipelines.loading.loader import DataConfig
 from vdm_jax.config import build, flatten, to_dict
 from vdm_jax.errors import did_you_mean
-from vdm_jax.interop.origin import settled
+from vdm_jax.interop.finetuning.origin import settled
 from vdm_jax.training.run_config import complete
 
 _WORDS = {"true": True, "false": False, "none": None}

@@ -21,7 +21,7 @@ from vdm_jax.cli.counter import Counter
 from vdm_jax.cli.options import set_figures
 from vdm_jax.cli.sample import parse_mesh
 from vdm_jax.errors import RunError, did_you_mean
-from vdm_jax.interop.encoding import ClipEncoder, Encoded, open_encoder
+from vdm_jax.interop.finetuning.encoding import ClipEncoder, Encoded, open_encoder
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
 from vdm_jax.sharding import make_mesh
 from vdm_jax.types import Bucket

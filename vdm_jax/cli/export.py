@@ -8,13 +8,13 @@ from pathlib import Path
 from data_pipelines.shards.manifest import load as load_manifest
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop.component import float_type
-from vdm_jax.interop.export import export_published
-from vdm_jax.interop.export_lora import export_pairs
-from vdm_jax.interop.export_module import export_module
+from vdm_jax.interop.exporting.diffusers import export_published
+from vdm_jax.interop.exporting.lora import export_pairs
+from vdm_jax.interop.exporting.module import export_module
+from vdm_jax.interop.exporting.trained import Choices
+from vdm_jax.interop.files.tensors import MAX_FILE
 from vdm_jax.interop.imported import is_imported
-from vdm_jax.interop.lora_files import STYLES
-from vdm_jax.interop.tensors import MAX_FILE
-from vdm_jax.interop.trained import Choices
+from vdm_jax.interop.lora.files import STYLES
 from vdm_jax.training.run_directory import read_config
 
 EXAMPLE = """

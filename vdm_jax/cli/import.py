@@ -8,7 +8,7 @@ import numpy as np
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.component import Examined, float_type
 from vdm_jax.interop.imported import import_folder
-from vdm_jax.interop.lora import import_lora
+from vdm_jax.interop.lora.adapters import import_lora
 from vdm_jax.interop.originals.importing import import_original, is_original
 from vdm_jax.interop.pipelines.families import PIPELINES
 

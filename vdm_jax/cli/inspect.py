@@ -69,7 +69,7 @@ def inspect_imported(path: Path, everything: bool) -> list[Figure]:
     Raises:
       RunError: the record is damaged.
     """
-    from vdm_jax.interop.families import FAMILIES  # imports JAX, which a shard set does not need
+    from vdm_jax.interop.families.known import FAMILIES  # imports JAX, which a shard set does not need
     from vdm_jax.interop.imported import damage_of, records_of
 
     figures = []

@@ -18,8 +18,8 @@ from data_pipelines.loading.loader import DataConfig
 from data_pipelines.loading.stored import Stored, stored_in
 from data_pipelines.shards.latents import VECTOR, LatentSpec
 from vdm_jax.errors import did_you_mean
+from vdm_jax.interop.finetuning.origin import Origin, digest_of
 from vdm_jax.interop.imported import open_imported, records_of
-from vdm_jax.interop.origin import Origin, digest_of
 from vdm_jax.sharding import LogicalRules, activation_sharding, replicated
 from vdm_jax.training.run_config import RunConfig
 from vdm_jax.types import CONDITION_KEYS

@@ -15,8 +15,8 @@ from vdm_jax.cli import sample_published
 from vdm_jax.cli.clip_files import check_out, write_clips
 from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
+from vdm_jax.interop.finetuning.origin import Origin, read_origin
 from vdm_jax.interop.imported import is_imported
-from vdm_jax.interop.origin import Origin, read_origin
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.pipeline import Pipeline
 from vdm_jax.media.grid import to_uint8

@@ -24,7 +24,7 @@ from vdm_jax.adapters.lora import TAG
 from vdm_jax.cli.config_file import load_config
 from vdm_jax.cli.latent_data import Decoder, condition_of, read_conditions, stored_for, with_null
 from vdm_jax.config import build
-from vdm_jax.interop.origin import Origin, settled, write_origin
+from vdm_jax.interop.finetuning.origin import Origin, settled, write_origin
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_mp4
 from vdm_jax.models.tokenizer import Tokenizer

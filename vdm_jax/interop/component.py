@@ -26,13 +26,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from vdm_jax.errors import RunError, did_you_mean
-from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.family import NETWORK, Family
-from vdm_jax.interop.folder import whole_or_nothing
-from vdm_jax.interop.keymap import Entry, KeyMap
-from vdm_jax.interop.matching import check_tensors
-from vdm_jax.interop.placing import place
-from vdm_jax.interop.tensors import MAX_FILE, STEMS, Stored, TensorWriter, read_json, tensors_of
+from vdm_jax.interop.families.family import NETWORK, Family
+from vdm_jax.interop.families.known import FAMILIES
+from vdm_jax.interop.files.folder import whole_or_nothing
+from vdm_jax.interop.files.keymap import Entry, KeyMap
+from vdm_jax.interop.files.matching import check_tensors
+from vdm_jax.interop.files.placing import place
+from vdm_jax.interop.files.tensors import MAX_FILE, STEMS, Stored, TensorWriter, read_json, tensors_of
 from vdm_jax.sharding import LogicalRules, param_shardings
 
 FLOATS: dict[str, np.dtype] = {

@@ -26,10 +26,10 @@ from jax.sharding import Mesh
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop import component as components
 from vdm_jax.interop.component import Component, Examined
-from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.folder import whole_or_nothing
+from vdm_jax.interop.families.known import FAMILIES
+from vdm_jax.interop.files.folder import whole_or_nothing
+from vdm_jax.interop.files.tensors import SUFFIX, Stored, read_json
 from vdm_jax.interop.layout import INDEX, read_layout
-from vdm_jax.interop.tensors import SUFFIX, Stored, read_json
 from vdm_jax.sharding import LogicalRules
 from vdm_jax.training.run_directory import code_version
 

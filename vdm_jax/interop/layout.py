@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vdm_jax.errors import RunError
-from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.tensors import SUFFIX, read_json
+from vdm_jax.interop.families.known import FAMILIES
+from vdm_jax.interop.files.tensors import SUFFIX, read_json
 
 INDEX = "model_index.json"
 ALONE = "model"  # name of a component that came by itself

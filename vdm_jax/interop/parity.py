@@ -24,8 +24,8 @@ from flax.traverse_util import flatten_dict
 
 from vdm_jax.errors import RunError
 from vdm_jax.interop.component import Component, read, write
-from vdm_jax.interop.family import NETWORK, Family
-from vdm_jax.interop.tensors import read_json
+from vdm_jax.interop.families.family import NETWORK, Family
+from vdm_jax.interop.files.tensors import read_json
 
 FORWARD_BAR, GRADIENT_BAR = 1e-4, 1e-3
 TINY = 1e-4  # of the largest gradient

@@ -10,14 +10,14 @@ import pytest
 from tests.interop.test_component import same_bits, values
 from vdm_jax.cli.main import main
 from vdm_jax.errors import RunError
-from vdm_jax.interop.families import FAMILIES
+from vdm_jax.interop.families.known import FAMILIES
+from vdm_jax.interop.files.tensors import TensorWriter, read_header, tensors_of
 from vdm_jax.interop.imported import records_of
 from vdm_jax.interop.originals.animatediff import MOTION_MODULES
 from vdm_jax.interop.originals.layout import Original, write_original, write_published
 from vdm_jax.interop.originals.layouts import LAYOUTS, open_original, recognised
 from vdm_jax.interop.originals.svd import SVD_UNET
 from vdm_jax.interop.originals.wan import WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER
-from vdm_jax.interop.tensors import TensorWriter, read_header, tensors_of
 
 PUBLISHED = Path(__file__).parents[1] / "published"
 FULL = [

@@ -7,11 +7,11 @@ import pytest
 from tests.interop.originals.test_layouts import written
 from tests.interop.test_component import same_bits, values
 from vdm_jax.errors import RunError
+from vdm_jax.interop.files.tensors import read_header
 from vdm_jax.interop.originals.layout import write_published
 from vdm_jax.interop.originals.layouts import open_original
 from vdm_jax.interop.originals.pickled import read_pickled
 from vdm_jax.interop.originals.wan import WAN_AUTOENCODER
-from vdm_jax.interop.tensors import read_header
 
 torch = pytest.importorskip("torch", reason="it writes the files")
 

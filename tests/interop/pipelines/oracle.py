@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from vdm_jax.interop.family import Family
+from vdm_jax.interop.families.family import Family
 from vdm_jax.interop.imported import import_folder
 from vdm_jax.interop.parity import build_published, redraw
 from vdm_jax.interop.pipelines.families import open_pipeline

@@ -30,12 +30,12 @@ from tests.interop.pipelines.unets import (
     latent_diffusion,
 )
 from vdm_jax.cli.main import main
-from vdm_jax.interop.controlnet import CONTROLNET
+from vdm_jax.interop.families.controlnet import CONTROLNET
+from vdm_jax.interop.families.unet import UNET_2D
+from vdm_jax.interop.families.unet_motion import MOTION_ADAPTER
 from vdm_jax.interop.pipelines.animatediff import controlled
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.request import Draws, Request
-from vdm_jax.interop.unet import UNET_2D
-from vdm_jax.interop.unet_motion import MOTION_ADAPTER
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
 

@@ -19,9 +19,9 @@ from tests.interop.pipelines.oracle import (
 )
 from tests.interop.pipelines.oracle import run_there as run_any
 from tests.interop.pipelines.unets import Drawn
-from vdm_jax.interop.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
-from vdm_jax.interop.cogvideox import COGVIDEOX
-from vdm_jax.interop.encoders import T5_ENCODER
+from vdm_jax.interop.families.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
+from vdm_jax.interop.families.cogvideox import COGVIDEOX
+from vdm_jax.interop.families.encoders import T5_ENCODER
 from vdm_jax.interop.pipelines.cogvideox import dynamic_scales
 from vdm_jax.interop.pipelines.families import PIPELINES
 from vdm_jax.interop.pipelines.opened import Opened, Part

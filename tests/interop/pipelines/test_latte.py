@@ -15,9 +15,9 @@ from tests.interop.pipelines.oracle import (
     to_torch,
     tokenizer,
 )
-from vdm_jax.interop.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
-from vdm_jax.interop.encoders import T5_ENCODER
-from vdm_jax.interop.latte import LATTE
+from vdm_jax.interop.families.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
+from vdm_jax.interop.families.encoders import T5_ENCODER
+from vdm_jax.interop.families.latte import LATTE
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.request import Draws, Request
 

@@ -28,9 +28,9 @@ from tests.interop.pipelines.unets import (
     Drawn,
     latent_diffusion,
 )
+from vdm_jax.interop.families.unet import UNET_3D
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.request import Draws, Request
-from vdm_jax.interop.unet import UNET_3D
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
 

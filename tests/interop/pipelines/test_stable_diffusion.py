@@ -5,9 +5,9 @@ import pytest
 
 from tests.interop.pipelines.oracle import Run, check_same, imported, network, noise, run_here, scheduler
 from tests.interop.pipelines.unets import GROUPS, HERE, LATENTS, NEGATIVE, PROMPT, TRUNK, latent_diffusion
+from vdm_jax.interop.families.unet import UNET_2D
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.request import Draws, Request
-from vdm_jax.interop.unet import UNET_2D
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipeline is the oracle")
 

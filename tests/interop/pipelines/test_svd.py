@@ -8,11 +8,11 @@ from PIL import Image
 
 from tests.interop.pipelines.oracle import Run, check_same, imported, network, noise, picture, run_here, scheduler
 from tests.interop.pipelines.unets import SIDE, TRUNK, Drawn
-from vdm_jax.interop.autoencoders_kl import AUTOENCODER_TEMPORAL_DECODER
-from vdm_jax.interop.encoders import CLIP_VISION_PROJECTED
+from vdm_jax.interop.families.autoencoders_kl import AUTOENCODER_TEMPORAL_DECODER
+from vdm_jax.interop.families.encoders import CLIP_VISION_PROJECTED
+from vdm_jax.interop.families.unet import UNET_SPATIO_TEMPORAL
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.request import Draws, Request
-from vdm_jax.interop.unet import UNET_SPATIO_TEMPORAL
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipeline is the oracle")
 transformers = pytest.importorskip("transformers", reason="the published pipeline is the oracle")

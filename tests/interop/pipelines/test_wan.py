@@ -24,13 +24,13 @@ from tests.interop.pipelines.oracle import (
     to_torch,
 )
 from tests.interop.pipelines.wans import CLIP, FRAMES, HERE, NEGATIVE, PROMPT, SHAPE, THERE, TRANSFORMER
-from vdm_jax.interop.encoders import CLIP_VISION
+from vdm_jax.interop.families.encoders import CLIP_VISION
+from vdm_jax.interop.families.wan import WAN
 from vdm_jax.interop.imported import import_folder
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.opened import open_parts
 from vdm_jax.interop.pipelines.pipeline import generate
 from vdm_jax.interop.pipelines.request import Draws, Request
-from vdm_jax.interop.wan import WAN
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
 transformers = pytest.importorskip("transformers", reason="the published pipelines are the oracle")

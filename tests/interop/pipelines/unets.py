@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tests.interop.pipelines.oracle import network, tokenizer
-from vdm_jax.interop.autoencoders_kl import AUTOENCODER_KL
-from vdm_jax.interop.encoders import CLIP_TEXT
+from vdm_jax.interop.families.autoencoders_kl import AUTOENCODER_KL
+from vdm_jax.interop.families.encoders import CLIP_TEXT
 
 FRAMES, SIDE, LATENTS = 3, 16, (3, 8, 8, 4)
 PROMPT, NEGATIVE = "a red square moves left", "blurred"

@@ -3,9 +3,9 @@
 from typing import Any
 
 from tests.interop.pipelines.oracle import network, scheduler, tokenizer
-from vdm_jax.interop.autoencoders_wan import AUTOENCODER_WAN
-from vdm_jax.interop.encoders import UMT5_ENCODER
-from vdm_jax.interop.wan import WAN
+from vdm_jax.interop.families.autoencoders_wan import AUTOENCODER_WAN
+from vdm_jax.interop.families.encoders import UMT5_ENCODER
+from vdm_jax.interop.families.wan import WAN
 
 TRANSFORMER = {
     "patch_size": [1, 2, 2], "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4,

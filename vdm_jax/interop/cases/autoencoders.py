@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vdm_jax.interop.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
-from vdm_jax.interop.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
-from vdm_jax.interop.autoencoders_wan import AUTOENCODER_WAN
-from vdm_jax.interop.family import Family
+from vdm_jax.interop.families.autoencoders_cogvideox import AUTOENCODER_COGVIDEOX
+from vdm_jax.interop.families.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
+from vdm_jax.interop.families.autoencoders_wan import AUTOENCODER_WAN
+from vdm_jax.interop.families.family import Family
 from vdm_jax.interop.parity import Case
 
 Shape = tuple[int, ...]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.interop.cogvideox import COGVIDEOX
+from vdm_jax.interop.families.cogvideox import COGVIDEOX
 from vdm_jax.interop.parity import Case
 
 _TEXT = 6

@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.interop import encoders
-from vdm_jax.interop.family import Family
+from vdm_jax.interop.families import encoders
+from vdm_jax.interop.families.family import Family
 from vdm_jax.interop.parity import Case
 
 _END = 40

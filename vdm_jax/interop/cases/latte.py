@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vdm_jax.interop.latte import LATTE
+from vdm_jax.interop.families.latte import LATTE
 from vdm_jax.interop.parity import Case
 
 _TINY = {

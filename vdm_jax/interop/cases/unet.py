@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vdm_jax.interop.controlnet import CONTROLNET
-from vdm_jax.interop.family import Family
+from vdm_jax.interop.families.controlnet import CONTROLNET
+from vdm_jax.interop.families.family import Family
+from vdm_jax.interop.families.unet import SVD_SCALARS, UNET_2D, UNET_3D, UNET_SPATIO_TEMPORAL
+from vdm_jax.interop.families.unet_motion import UNET_MOTION
 from vdm_jax.interop.parity import Case
-from vdm_jax.interop.unet import SVD_SCALARS, UNET_2D, UNET_3D, UNET_SPATIO_TEMPORAL
-from vdm_jax.interop.unet_motion import UNET_MOTION
 
 _FRAMES, _HEIGHT, _WIDTH, _CHANNELS = 3, 6, 5, 4
 _TRUNK = {"block_out_channels": [32, 64], "layers_per_block": 1, "cross_attention_dim": 24, "norm_num_groups": 8}

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from vdm_jax.interop.families.wan import WAN
 from vdm_jax.interop.parity import Case
-from vdm_jax.interop.wan import WAN
 
 _FRAMES, _HEIGHT, _WIDTH = 3, 4, 6  # 3 frames of 6 tokens
 _TINY = {

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from vdm_jax.interop.component import Examined
-from vdm_jax.interop.folder import check_new
+from vdm_jax.interop.files.folder import check_new
+from vdm_jax.interop.files.tensors import SUFFIX, tensors_of
 from vdm_jax.interop.imported import INDEX, import_folder
 from vdm_jax.interop.originals.layout import Recognised, write_published
 from vdm_jax.interop.originals.layouts import LAYOUTS, open_original
-from vdm_jax.interop.tensors import SUFFIX, tensors_of
 
 
 def is_original(path: Path) -> bool:

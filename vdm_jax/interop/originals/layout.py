@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.family import Family
-from vdm_jax.interop.keymap import Shape
-from vdm_jax.interop.matching import listed, misshaped
-from vdm_jax.interop.tensors import STEMS, Stored, TensorWriter
+from vdm_jax.interop.families.family import Family
+from vdm_jax.interop.families.known import FAMILIES
+from vdm_jax.interop.files.keymap import Shape
+from vdm_jax.interop.files.matching import listed, misshaped
+from vdm_jax.interop.files.tensors import STEMS, Stored, TensorWriter
 
 Shapes = Mapping[str, Shape]
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vdm_jax.errors import did_you_mean
+from vdm_jax.interop.files.tensors import SUFFIX, Stored, read_header, tensors_of
 from vdm_jax.interop.originals.animatediff import MOTION_MODULES
 from vdm_jax.interop.originals.layout import Original, Recognised, recognise
 from vdm_jax.interop.originals.pickled import SUFFIXES, read_pickled
 from vdm_jax.interop.originals.svd import SVD_UNET
 from vdm_jax.interop.originals.wan import WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER
-from vdm_jax.interop.tensors import SUFFIX, Stored, read_header, tensors_of
 
 LAYOUTS: tuple[Original, ...] = (MOTION_MODULES, SVD_UNET, WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER)
 # A part of a name that only the files of one model have -> why its network is not there.

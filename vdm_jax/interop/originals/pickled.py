@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from vdm_jax.errors import RunError
-from vdm_jax.interop.keymap import Shape
-from vdm_jax.interop.tensors import DTYPES, Stored
+from vdm_jax.interop.files.keymap import Shape
+from vdm_jax.interop.files.tensors import DTYPES, Stored
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 _STORAGES = {

@@ -12,13 +12,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax.interop.families.unet_motion import UNET_MOTION
 from vdm_jax.interop.pipelines.latent_diffusion import LatentDiffusion
 from vdm_jax.interop.pipelines.opened import Opened, Params, Part
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Networks
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request
-from vdm_jax.interop.scheduler_plans import Plan
-from vdm_jax.interop.unet_motion import UNET_MOTION
+from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.unet.control import ControlledUNet
 from vdm_jax.models.unet.motion import animated, animated_params
 from vdm_jax.sampling import Denoiser, guided, make_denoiser

@@ -16,12 +16,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax.interop.finetuning.prompts import PLAIN
 from vdm_jax.interop.pipelines.opened import Opened
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Networks, Pipeline
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, condition_noise, with_video
-from vdm_jax.interop.prompts import PLAIN
-from vdm_jax.interop.scheduler_plans import Plan
+from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.autoencoders import Posterior, Scale
 from vdm_jax.models.cogvideox import CogVideoXConfig
 from vdm_jax.sampling import Denoiser, guided, make_denoiser

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vdm_jax.interop import imported
+from vdm_jax.interop.finetuning.prompts import PLAIN
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Pipeline
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, condition_noise, with_video
-from vdm_jax.interop.prompts import PLAIN
-from vdm_jax.interop.scheduler_plans import Plan
+from vdm_jax.interop.schedulers.plans import Plan
 
 
 class LatentDiffusion(Pipeline):

@@ -12,10 +12,10 @@ also takes out URLs, file names and the like (`clean_caption`).
 
 from typing import Any
 
+from vdm_jax.interop.finetuning.prompts import LATTE
 from vdm_jax.interop.pipelines.pipeline import Pipeline
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request
-from vdm_jax.interop.prompts import LATTE
-from vdm_jax.interop.scheduler_plans import Plan
+from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.types import Array
 
 TEXT = 120  # tokens of a prompt

@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop import imported
-from vdm_jax.interop.families import FAMILIES
-from vdm_jax.interop.family import NETWORK, Family
-from vdm_jax.interop.prompts import PromptEncoder, Reading
-from vdm_jax.interop.schedulers import Scheduler, read_scheduler
-from vdm_jax.interop.tensors import read_json
+from vdm_jax.interop.families.family import NETWORK, Family
+from vdm_jax.interop.families.known import FAMILIES
+from vdm_jax.interop.files.tensors import read_json
+from vdm_jax.interop.finetuning.prompts import PromptEncoder, Reading
+from vdm_jax.interop.schedulers.published import Scheduler, read_scheduler
 from vdm_jax.models.published_tokenizer import read_tokenizer
 from vdm_jax.sharding import LogicalRules, activation_sharding, replicated
 

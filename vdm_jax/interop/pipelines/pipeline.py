@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.diffusion.process import Process
+from vdm_jax.interop.finetuning.prompts import Encoded, Reading
 from vdm_jax.interop.pipelines.opened import Opened
 from vdm_jax.interop.pipelines.request import (
     Conditions,
@@ -30,8 +31,7 @@ from vdm_jax.interop.pipelines.request import (
     check_inputs,
     filled,
 )
-from vdm_jax.interop.prompts import Encoded, Reading
-from vdm_jax.interop.scheduler_plans import Plan
+from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.autoencoders import Posterior
 from vdm_jax.sampling import Denoiser, Known, guided, make_denoiser, sample
 from vdm_jax.sampling.denoiser import Network

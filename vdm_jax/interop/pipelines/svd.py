@@ -19,7 +19,7 @@ from vdm_jax.interop import imported
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Networks, Pipeline
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, condition_noise
-from vdm_jax.interop.scheduler_plans import Plan
+from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.encoders.image_processing import MEAN, STD, svd_picture
 from vdm_jax.sampling import Denoiser, guided, make_denoiser
 

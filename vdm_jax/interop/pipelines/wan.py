@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdm_jax.interop.finetuning.prompts import WAN
 from vdm_jax.interop.pipelines.opened import Opened
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Networks, Pipeline
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request, with_video
-from vdm_jax.interop.prompts import WAN
-from vdm_jax.interop.scheduler_plans import Plan
+from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.encoders.image_processing import MEAN, STD, clip_picture
 from vdm_jax.sampling import Denoiser, guided, make_denoiser
 

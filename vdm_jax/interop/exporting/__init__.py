@@ -1,0 +1,1 @@
+"""Trained runs out of here, in the form that others open."""

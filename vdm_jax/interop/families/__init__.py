@@ -1,0 +1,1 @@
+"""Published classes: options, network and key map of each."""

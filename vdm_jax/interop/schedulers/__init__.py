@@ -1,0 +1,1 @@
+"""Published schedulers as processes and solvers."""
