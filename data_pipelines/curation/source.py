@@ -20,6 +20,8 @@ from vdm_jax.media.video import VideoError
 
 COPY_BYTES = 1 << 20
 KINDS = ("video", "image")
+VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -105,6 +107,12 @@ class Source:
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"source: {text[:80]!r} is no source ({error})") from None
+
+
+def kind_of(name: str) -> str:
+    """What a file's suffix says it holds: one of `KINDS`, or "" for anything else."""
+    suffix = os.path.splitext(name)[1].lower()
+    return "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else ""
 
 
 def check_unique(sources: Iterable[Source]) -> None:
