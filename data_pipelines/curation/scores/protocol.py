@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-PAIR_GAP = 1.5  # two pictures are neighbours if they are at most so many sampling steps apart
+PAIR_GAP = 2.1  # two pictures are neighbours if they are at most so many sampling steps apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Column:
       unit: what 1.0 is; "" for text.
       higher_is: `better`, `worse`, or `neither` (a fact rather than a quality).
       limit: the value that separates clean from defective clips on the calibration worlds; None without one.
-      temporal: whether it needs more than one picture; for a single image it is the value of a flawless clip.
+      temporal: whether it needs pictures that follow each other; a single image has no such score.
     """
 
     name: str
@@ -97,5 +97,25 @@ class Scorer(Protocol):
     columns: tuple[Column, ...]
 
     def score(self, sample: Sample) -> dict[str, float | str]:
-        """Measures one sample: a finite number (or text) for every column, the same whatever the process."""
+        """Measures one sample, the same whatever the process.
+
+        Args:
+          sample: of one span.
+
+        Returns:
+          column -> a finite number, rounded with `rounded`, or text.  What cannot be measured is left out: temporal
+          columns of a single picture.
+        """
         ...
+
+
+def rounded(scores: dict[str, float | str]) -> dict[str, float | str]:
+    """Plain floats of six digits after the point, which JSON and Parquet give back exactly; texts as they are.
+
+    Raises:
+      AssertionError: a number is not finite, which is a mistake of the scorer.
+    """
+    plain = {name: value if isinstance(value, str) else round(float(value), 6) for name, value in scores.items()}
+    for name, value in plain.items():
+        assert isinstance(value, str) or np.isfinite(value), f"{name} is {value}"
+    return plain
