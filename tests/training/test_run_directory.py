@@ -92,6 +92,23 @@ def test_a_start_that_died_before_the_config_can_be_repeated(tmp_path):
         assert run.is_new
 
 
+def test_a_first_start_that_the_config_ends_leaves_nothing(tmp_path):
+    def fails(path, then=lambda run: None):
+        with pytest.raises(ValueError, match="kernel"), RunDirectory(path, CONFIG) as run:
+            then(run)
+            raise ValueError("kernel: cannot run here")
+
+    fails(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fails(tmp_path / "run", lambda run: run.metrics.write_text("{}\n"))
+    assert (tmp_path / "run" / "config.json").exists()
+    fails(tmp_path / "run")  # goes on with what is there
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    with pytest.raises(RuntimeError), RunDirectory(tmp_path / "other", CONFIG):
+        raise RuntimeError("not the user's mistake")
+    assert (tmp_path / "other" / "config.json").exists()
+
+
 def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path):
     code = f"""
         from vdm_jax.training.run_directory import take_lock

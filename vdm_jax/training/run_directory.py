@@ -11,7 +11,8 @@
         lock              held by the process that trains
 
 Opening it for training takes the lock, so that two processes never write one run, and compares the config: a run
-goes on only with the config it began with, apart from the fields of `MAY_CHANGE`.
+goes on only with the config it began with, apart from the fields of `MAY_CHANGE`.  A first start that a `ValueError`
+ends before its first step leaves nothing.
 """
 
 import datetime
@@ -21,6 +22,7 @@ import fnmatch
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -87,6 +89,8 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind, error, traceback):
+        if isinstance(error, ValueError):
+            self._undo()
         self.close()
 
     def close(self) -> None:
@@ -94,6 +98,15 @@ class RunDirectory:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _undo(self) -> None:
+        """Removes what a first start wrote before a mistake of the user's was found, so that the next one is a first
+        start too; once there is a step, the directory is worth more than that."""
+        stepped = self.metrics.exists() and self.metrics.stat().st_size > 0
+        if self.is_new and self._lock is not None and not stepped and not any(self.checkpoints.iterdir()):
+            for path in self.path.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.path.rmdir()
 
     def _claim(self, may_change: tuple[str, ...]) -> None:
         if self.is_new and self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
