@@ -84,17 +84,17 @@ def probe(source: Source) -> VideoInfo:
       VideoError: the file is missing, empty, unreadable, truncated, or has a video stream without pictures.
         A file with sound only is not an error here: `has_video` is False.
     """
-    with _opened(source) as container:
+    with opened(source) as container:
         has_audio = bool(container.streams.audio)
         if not container.streams.video:
             seconds = (container.duration or 0) / av.time_base
             return VideoInfo(0, 0, 0.0, 0, seconds, 0, "", "", False, has_audio)
         stream = container.streams.video[0]
-        _check_not_truncated(source, stream)
+        check_not_truncated(source, stream)
         first = next(iter(container.decode(stream)), None)
         if first is None:
             raise _no_frames(source)
-        rotation = _rotation(source, first)
+        rotation = rotation_of(source, first)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         seconds = _duration(container, stream)
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
@@ -129,13 +129,13 @@ def iter_frames(source: Source, fps: float | None = None, *, threads: int = 1) -
     """
     if fps is not None and not fps > 0:
         raise ValueError(f"fps: {fps!r} is not positive")
-    with _opened(source) as container:
+    with opened(source) as container:
         if not container.streams.video:
-            raise VideoError("no_video", f"{_name(source)}: holds no video stream")
+            raise VideoError("no_video", f"{name_of(source)}: holds no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO" if threads != 1 else "SLICE"
         stream.codec_context.thread_count = threads
-        _check_not_truncated(source, stream)
+        check_not_truncated(source, stream)
         timed = _timed(source, container, stream)
         reformatter = VideoReformatter()  # one for all frames: building its tables costs more than a small frame
         shown, pixels = None, None
@@ -253,18 +253,19 @@ def write_gif(path: str | os.PathLike, video: np.ndarray, fps: float) -> None:
     _write(Path(path), encode_gif(video, fps))
 
 
-def _name(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """What messages call it."""
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
 
 
 def _no_frames(source: Source) -> VideoError:
-    return VideoError("no_frames", f"{_name(source)}: its video stream holds no picture")
+    return VideoError("no_frames", f"{name_of(source)}: its video stream holds no picture")
 
 
 @contextlib.contextmanager
-def _opened(source: Source) -> Iterator[av.container.InputContainer]:
+def opened(source: Source) -> Iterator[av.container.InputContainer]:
     """Opens a container and turns every libav error, also those of the body, into a VideoError."""
-    name = _name(source)
+    name = name_of(source)
     try:
         size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     except FileNotFoundError:
@@ -297,7 +298,7 @@ def _is_mp4(source: Source) -> bool:
         return False
 
 
-def _check_not_truncated(source: Source, stream: av.VideoStream) -> None:
+def check_not_truncated(source: Source, stream: av.VideoStream) -> None:
     """Compares the index with the file: libav itself ends a cut file quietly, as if it were shorter."""
     entries = stream.index_entries
     if len(entries) == 0:
@@ -305,7 +306,7 @@ def _check_not_truncated(source: Source, stream: av.VideoStream) -> None:
     size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     end = entries[len(entries) - 1].pos + entries[len(entries) - 1].size
     if end > size:
-        raise VideoError("truncated", f"{_name(source)}: cut off at byte {size}; its index reaches to byte {end}")
+        raise VideoError("truncated", f"{name_of(source)}: cut off at byte {size}; its index reaches to byte {end}")
 
 
 def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> float:
@@ -332,10 +333,10 @@ def _timed(
     origin, last, count = None, 0.0, 0
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise VideoError("truncated", f"{_name(source)}: ends in the middle of a packet, {last:.2f} s in")
+            raise VideoError("truncated", f"{name_of(source)}: ends in the middle of a packet, {last:.2f} s in")
         for frame in packet.decode():
             if frame.is_corrupt:
-                raise VideoError("damaged", f"{_name(source)}: a picture is damaged, {last:.2f} s in")
+                raise VideoError("damaged", f"{name_of(source)}: a picture is damaged, {last:.2f} s in")
             seconds = count / rate if frame.time is None else frame.time
             origin = seconds if origin is None else origin
             last, count = max(last, seconds - origin), count + 1
@@ -344,7 +345,7 @@ def _timed(
         raise _no_frames(source)
     declared = _matroska_seconds(stream)
     if declared - last > max(1.0, 3 * declared / count):  # the last picture's own length is not known
-        raise VideoError("truncated", f"{_name(source)}: ends after {last:.2f} s of the {declared:.2f} s it declares")
+        raise VideoError("truncated", f"{name_of(source)}: ends after {last:.2f} s of the {declared:.2f} s it declares")
 
 
 def _resampled(
@@ -354,7 +355,7 @@ def _resampled(
     for seconds, frame in timed:
         if seconds - shown_at > MAX_GAP_SECONDS:
             gap = seconds - shown_at
-            raise VideoError("damaged", f"{_name(source)}: its time stamps jump by {gap:.0f} s at {shown_at:.2f} s")
+            raise VideoError("damaged", f"{name_of(source)}: its time stamps jump by {gap:.0f} s at {shown_at:.2f} s")
         while held is not None and k / fps < seconds - tick:
             yield k / fps, held
             k += 1
@@ -366,22 +367,23 @@ def _resampled(
         k += 1
 
 
-def _rotation(source: Source, frame: av.VideoFrame) -> int:
+def rotation_of(source: Source, frame: av.VideoFrame) -> int:
+    """Degrees counter-clockwise, 0, 90, 180 or 270, by which a stored picture is turned to be shown."""
     rotation = frame.rotation % 360
     if rotation % 90:
-        raise VideoError("rotation", f"{_name(source)}: is turned by {rotation} degrees, not a multiple of 90")
+        raise VideoError("rotation", f"{name_of(source)}: is turned by {rotation} degrees, not a multiple of 90")
     return rotation
 
 
 def _to_rgb(
     source: Source, frame: av.VideoFrame, reformatter: VideoReformatter, previous: np.ndarray | None
 ) -> np.ndarray:
-    turns = _rotation(source, frame) // 90
+    turns = rotation_of(source, frame) // 90
     stored = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     pixels = np.ascontiguousarray(np.rot90(stored, turns))
     if previous is not None and previous.shape != pixels.shape:
         sizes = f"{previous.shape[1]}x{previous.shape[0]} to {pixels.shape[1]}x{pixels.shape[0]}"
-        raise VideoError("damaged", f"{_name(source)}: its picture changes size midway, from {sizes}")
+        raise VideoError("damaged", f"{name_of(source)}: its picture changes size midway, from {sizes}")
     return pixels
 
 
