@@ -1,0 +1,212 @@
+"""The world `scenes`: little films with cuts, fades and camera moves, and the defects that curation looks for.
+
+A clip is a sequence of shots (`scene_shots`) that overlap in their transitions.  With the weights `a_i(k)` of shot i in
+frame k,
+
+    frame(k) = defects( sum_i a_i(k) shot_i(k) + (1 - sum_i a_i(k)) fill ) + noise,
+
+a cut is a step of the weights, a dissolve a ramp, a fade two ramps with black or white between them.  What goes wrong
+(`scene_defects`) is drawn on top, and some clips repeat an earlier one, encoded again, cropped or brightened.  Labels
+(`scene_labels`) are exact, for the clip and for each of its frames.
+
+Shape legend: T frames, H height, W width, I shots.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.worlds import scene_defects, scene_shots
+from data_pipelines.worlds.scene_defects import Canvas
+from data_pipelines.worlds.scene_labels import EDITS, STANDING, Defect, SceneLabels, ScenesConfig, Transition
+from vdm_jax.media import video as media
+
+LEAST_SHOT = 4  # frames of a shot outside of transitions
+LONGEST_FADE, LEAST_FADE = 24, 3  # frames
+WINDOW = 16  # a duplicate is at most so many clips after the original
+_CLASHES = ({"dark", "bright", "flash"}, {"letterbox", "pillarbox"}, {"still", "slide", "freeze"}, {"slide", "blur"})
+_STANDS = {"watermark", "flash", "flicker"}  # a mark is told from the picture only where that moves
+
+
+def render(config: ScenesConfig, index: int, seed: int) -> tuple[np.ndarray, SceneLabels]:
+    """Clip `index` of the endless, reproducible sequence of `seed`.
+
+    Returns:
+      RGB uint8 [T, H, W, 3], and its labels.
+    """
+    origin, edit = _origin(config, index, seed)
+    pixels, labels = _film(config, np.random.default_rng([seed, origin]))
+    if edit is None:
+        return pixels, labels
+    rng = np.random.default_rng([seed, index, 2])
+    bars = labels.content != (0, config.height, 0, config.width)
+    if edit == "crop" and (bars or labels.text.any() or labels.mark.any()):
+        edit = "reencode"  # a crop would change where things lie
+    return edited(pixels, edit, rng), dataclasses.replace(labels, duplicate_of=origin, edit=edit)
+
+
+def edited(pixels: np.ndarray, edit: str, rng: np.random.Generator) -> np.ndarray:
+    """A near duplicate of a clip.
+
+    Args:
+      pixels: uint8 [T, H, W, 3].
+      edit: of `scene_labels.EDITS`.
+      rng: how much.
+    """
+    values = pixels.astype(np.float32)
+    match edit:
+        case "reencode":
+            coded = media.decode(media.encode_mp4(pixels, 8, crf=int(rng.integers(26, 36))))
+            return coded[:, : pixels.shape[1], : pixels.shape[2]]
+        case "crop":
+            height, width = pixels.shape[1:3]
+            cut = rng.uniform(0.02, 0.06, 4) * (width, height, width, height)
+            box = (cut[0], cut[1], width - cut[2], height - cut[3])
+            frames = (Image.fromarray(frame) for frame in pixels)
+            return np.stack([np.asarray(f.resize((width, height), Image.Resampling.BICUBIC, box)) for f in frames])
+        case "brightness":
+            values *= rng.choice((rng.uniform(0.8, 0.92), rng.uniform(1.08, 1.2)))
+        case "contrast":
+            values += (rng.choice((0.8, 1.2)) - 1) * (values - values.mean((1, 2, 3), keepdims=True))
+        case "noise":
+            values += rng.normal(0, rng.uniform(3, 8), values.shape)
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+
+
+def _origin(config: ScenesConfig, index: int, seed: int) -> tuple[int, str | None]:
+    """The clip to draw and what to do to it.  Only clips of odd index repeat one, and only one of even index."""
+    rng = np.random.default_rng([seed, index, 1])
+    if index % 2 == 0 or rng.uniform() >= 2 * config.duplicates:
+        return index, None
+    latest = index // 2
+    return 2 * int(rng.integers(max(0, latest - WINDOW // 2), latest + 1)), EDITS[rng.integers(len(EDITS))]
+
+
+def _film(config: ScenesConfig, rng: np.random.Generator) -> tuple[np.ndarray, SceneLabels]:
+    kinds = choose(config, rng)
+    standing = next((kind for kind in kinds if kind in STANDING), None)
+    transitions = () if standing else _transitions(config, rng)
+    held = None
+    if "freeze" in kinds:
+        held = _held(config, transitions, rng)
+        if held is None:  # one shot is long enough, if any is
+            transitions, held = (), _held(config, (), rng)
+    weights, fill = _weights(config.frames, transitions, rng)
+    mixed, facts = _shots(config, weights, fill, standing, held, rng)
+    canvas, found = Canvas.of(config, mixed), []
+    if standing:
+        strength = 1.0
+        if standing == "slide":
+            page, strength, canvas.text[:] = scene_defects.slide(rng, config)
+            mixed[:] = page
+        found.append(Defect(standing, 0, config.frames, round(strength, 6)))
+    if held:
+        found.append(Defect("freeze", *held, 1.0))
+    found += scene_defects.apply(canvas, kinds, rng)
+    noise = rng.uniform(0, config.noise) * rng.standard_normal(mixed.shape, dtype=np.float32)
+    pixels = (np.clip(canvas.pixels + noise, 0, 255) + 0.5).astype(np.uint8)
+    labels = SceneLabels(
+        shots=len(weights),
+        transitions=transitions,
+        defects=tuple(found),
+        duplicate_of=None,
+        edit=None,
+        shot=weights.argmax(0).astype(np.int32),
+        mix=(1 - weights.max(0)).astype(np.float32),
+        blur=canvas.blur,
+        exposure=canvas.exposure,
+        text=canvas.text,
+        mark=canvas.mark,
+        content=canvas.content,
+        **facts,
+    )
+    return pixels, labels
+
+
+def choose(config: ScenesConfig, rng: np.random.Generator) -> tuple[str, ...]:
+    """None, one or two defects that can be told apart when they come together."""
+    if not config.defects or rng.uniform() < config.clean:
+        return ()
+    first, second = rng.choice(config.defects, 2)
+    pair = {first, second}
+    clash = any(len(pair & group) > 1 for group in _CLASHES) or (pair & set(STANDING) and pair & _STANDS)
+    return (str(first),) if first == second or clash or rng.uniform() < 2 / 3 else (str(first), str(second))
+
+
+def _transitions(config: ScenesConfig, rng: np.random.Generator) -> tuple[Transition, ...]:
+    """Joins of at most `config.shots` shots that leave each `LEAST_SHOT` frames."""
+    found, begin = [], 0
+    for left in range(int(rng.integers(config.shots)), 0, -1):
+        kind = str(rng.choice(config.transitions))
+        room = config.frames - begin - LEAST_SHOT * (left + 1)  # frames that may be given away
+        length = 0 if kind == "cut" else int(rng.integers(LEAST_FADE, LONGEST_FADE + 1))
+        if kind != "cut":
+            length = min(length, room // left)
+        if room < 0 or (kind != "cut" and length < LEAST_FADE):
+            continue
+        start = begin + LEAST_SHOT + int(rng.integers((room - length) // left + 1))
+        found.append(Transition(kind, start, start + length))
+        begin = start + length
+    return tuple(found)
+
+
+def _weights(frames: int, transitions: Sequence[Transition], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the shots, float64 [I, T], and the grey level that makes up what they lack, [T]."""
+    weights, fill, k = np.zeros((len(transitions) + 1, frames)), np.zeros(frames), np.arange(frames)
+    weights[0] = 1
+    for number, t in enumerate(transitions):
+        ramp = np.clip((k - t.start + 1) / (t.stop - t.start + 1), 0, 1)  # of a cut: a step at its frame
+        out, into = (1 - ramp, ramp) if t.kind != "fade" else (np.maximum(1 - 2 * ramp, 0), np.maximum(2 * ramp - 1, 0))
+        weights[number + 1] = into * (k >= t.start)
+        weights[number] *= out
+        if t.kind == "fade":
+            fill[t.start : t.stop] = rng.choice((0.0, 0.0, 255.0))
+    return weights, fill
+
+
+def _shots(
+    config: ScenesConfig,
+    weights: np.ndarray,
+    fill: np.ndarray,
+    standing: str | None,
+    held: tuple[int, int] | None,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, dict]:
+    """The mixed shots, float32 [T, H, W, 3], and what is known of how they move."""
+    mixed = np.zeros((config.frames, config.height, config.width, 3), np.float32)
+    mixed += ((1 - weights.sum(0)) * fill)[:, None, None, None]
+    cameras, objects = [], []
+    motion = np.zeros((2, config.frames), np.float32)
+    main = weights.argmax(0)
+    for number, weight in enumerate(weights):
+        seen = np.flatnonzero((weight > 0) | (main == number))
+        first, last = int(seen[0]), int(seen[-1]) + 1
+        hold = np.arange(last - first)
+        if held and main[held[0]] == number:
+            hold[held[0] - first : held[1] - first] = held[0] - first
+        shot = scene_shots.shoot(rng, config, hold, standing=standing is not None)
+        mixed[first:last] += weight[first:last, None, None, None].astype(np.float32) * shot.pixels
+        mine = main[first:last] == number
+        mine[1:] &= mine[:-1]  # the first frame of a shot has none before it
+        mine[0] = False
+        motion[:, first:last] += np.where(mine, np.stack(shot.motion()), 0) / config.side
+        cameras.append(shot.camera)
+        objects.append(len(shot.maps) - 1)
+    still = (motion.sum(0) < 1e-6) & (weights.max(0) == 1)
+    still[1:] &= (main[1:] == main[:-1]) & (weights.max(0)[:-1] == 1)
+    still[0] = False
+    named = {"cameras": tuple(cameras), "objects": tuple(objects), "still": still}
+    return mixed, named | {"camera_motion": motion[0], "object_motion": motion[1]}
+
+
+def _held(config: ScenesConfig, transitions: Sequence[Transition], rng: np.random.Generator) -> tuple[int, int] | None:
+    """Frames of a freeze within the longest stretch without a transition; None if that is too short."""
+    edges = [0, *(e for t in transitions for e in (t.start, t.stop)), config.frames]
+    start, stop = max(zip(edges[::2], edges[1::2]), key=lambda span: span[1] - span[0])
+    if stop - start < 6:
+        return None
+    length = int(rng.integers(4, stop - start - 1))
+    begin = start + int(rng.integers(stop - start - length + 1))
+    return begin, begin + length
