@@ -63,7 +63,7 @@ def test_too_large_for_the_chip_is_status_1(tmp_path, capsys):
     assert main(["plan", "--config", "configs/dit_14b.py", "--target", "v5e:2x2", *words]) == 1
     page = capsys.readouterr().out
     assert "it does NOT fit" in page
-    assert "of 15.75 usable" in page
+    assert "of 15.75 GiB usable" in page
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_a_model_without_text_is_told_how_many():
     clips = np.asarray(generate(text=2, null=None))
     assert clips.shape == (2, *SHAPE)
     np.testing.assert_allclose(clips, 1.0, atol=1e-5)
+    with pytest.raises(ValueError, match="given: 0 is not a number of clips; at least 1"):
+        generate(text=0, null=None)
 
 
 def test_the_key_decides():

@@ -1,6 +1,6 @@
 """The plan as a person reads it, and as figures for programs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vdm_jax.media.figures import Figure
 from vdm_jax.planning.chips import GIB
@@ -103,6 +103,16 @@ def _head(plan: Plan) -> list[str]:
     ]
 
 
+SIZES = ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+WORK = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]] = SIZES) -> str:
+    """A number in the largest unit of which it is at least a tenth: a toy's bytes are not 0.00 GiB."""
+    unit, name = next((pair for pair in units if abs(value) >= pair[0] / 10), units[-1])
+    return f"{value / unit:,.2f} {name}"
+
+
 def _memory(plan: Plan) -> list[str]:
     memory = plan.memory
     answer = {True: "it fits", False: "it does NOT fit", None: "whether it fits depends on the host"}[plan.fits]
@@ -116,11 +126,11 @@ def _memory(plan: Plan) -> list[str]:
     if memory.host:
         rows.append(("host", memory.host, "offloaded, in the memory of the host"))
     if memory.usable is not None:
-        rows.append(("headroom", memory.usable - _needed(plan), f"of {memory.usable / GIB:.2f} usable"))
+        rows.append(("headroom", memory.usable - _needed(plan), f"of {_scaled(memory.usable)} usable"))
     lines = [f"memory of a device: {answer}"]
-    lines += _table([(f"  {name}", f"{size / GIB:.2f} GiB", why) for name, size, why in rows], left=(0, 2))
+    lines += _table([(f"  {name}", _scaled(size), why) for name, size, why in rows], left=(0, 2))
     if plan.too_large is not None:
-        lines.append(f"  the compiler: {plan.too_large.needed / GIB:.2f} GiB needed")
+        lines.append(f"  the compiler: {_scaled(plan.too_large.needed)} needed")
         lines += [f"    {line}" for line in plan.too_large.breakdown]
     return lines
 
@@ -130,25 +140,23 @@ def _flops(plan: Plan) -> list[str]:
     rows = [
         ("  model", model.total, f"attention {model.attention / model.total:.0%}; the numerator of MFU"),
         ("  recomputed", plan.recomputed, "by remat and by backward kernels"),
-        ("  executed", plan.executed, f"{plan.executed / plan.target.devices / 1e12:,.1f} TFLOP a device"),
+        ("  executed", plan.executed, f"{_scaled(plan.executed / plan.target.devices, WORK)} a device"),
     ]
-    return ["FLOPs of a step", *_table([(n, f"{v / 1e15:,.2f} PFLOP", w) for n, v, w in rows], left=(0, 2))]
+    return ["FLOPs of a step", *_table([(name, _scaled(value, WORK), why) for name, value, why in rows], left=(0, 2))]
 
 
 def _collectives(plan: Plan) -> list[str]:
     if not plan.found:
         return ["collectives of a step: none"]
-    rows = [("  kind", "axes", "n", "out GiB", "wire GiB", "async")]
+    rows = [("  kind", "axes", "n", "out", "wire", "async")]
     behind: dict = {}
     for c in plan.found:
         behind[c.kind, c.axes] = behind.get((c.kind, c.axes), 0) + (c.count if c.asynchronous else 0)
     for key, (count, out, wire) in totals(plan.found).items():
         share = f"{behind[key] / count:.0%}"
-        rows.append(
-            (f"  {key[0]}", " x ".join(key[1]) or "-", f"{count:,}", f"{out / GIB:.2f}", f"{wire / GIB:.2f}", share)
-        )
-    whole = wire_bytes(plan.found) / GIB
-    return [f"collectives of a step, a device: {whole:.2f} GiB on the wire", *_table(rows, left=(0, 1))]
+        rows.append((f"  {key[0]}", " x ".join(key[1]) or "-", f"{count:,}", _scaled(out), _scaled(wire), share))
+    line = f"collectives of a step, a device: {_scaled(wire_bytes(plan.found))} on the wire"
+    return [line, *_table(rows, left=(0, 1))]
 
 
 def _times(plan: Plan, samples: float) -> list[str]:
@@ -158,7 +166,7 @@ def _times(plan: Plan, samples: float) -> list[str]:
     cost = plan.cost(samples)
     rows = [
         ("  compute", times.compute, f"executed FLOPs at {chip.flops / 1e12:,.0f} TFLOP/s"),
-        ("  HBM", times.hbm, f"{plan.hbm / GIB:,.0f} GiB at {chip.hbm_bandwidth / 1e9:,.0f} GB/s"),
+        ("  HBM", times.hbm, f"{_scaled(plan.hbm)} at {chip.hbm_bandwidth / 1e9:,.0f} GB/s"),
         ("  collectives", times.collectives, f"of which {times.exposed:.3f} s are not hidden by work"),
         ("  step", times.step, f"the larger of compute and HBM, and what is not hidden; mostly {times.limit}"),
         ("  if all overlapped", times.bound, ""),

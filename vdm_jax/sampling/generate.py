@@ -77,7 +77,7 @@ def make_generator(
     Returns:
       `generate(params, given, key) -> float32 [B, T, H, W, C]`, where `given` holds `text_ids [B, L]` and
       `text_mask [B, L]`, or the condition itself where features come ready, or is the batch size B of an unconditional
-      model.
+      model.  It raises ValueError if B is not at least 1.
     """
     tau = uniform(np.asarray(process.levels(config.steps)), clip_shape[0])
     hooks = Hooks(edit_x0=lambda x0, x_t, info: jnp.clip(x0, -1.0, 1.0)) if config.clip_x0 else Hooks()
@@ -106,6 +106,8 @@ def make_generator(
     def generate(params: Any, given: Mapping[str, Any] | int, key: Array) -> Array:
         key = np.asarray(jax.random.key_data(key))  # on the host, so that it can go to devices of several processes
         if isinstance(given, int):
+            if given < 1:
+                raise ValueError(f"given: {given} is not a number of clips; at least 1")
             return compiled(params, {}, key, given)
         return compiled(params, dict(given), key, len(jax.tree.leaves(given)[0]))
 
