@@ -92,7 +92,8 @@ def sprites(shards: Path) -> Manifest:
     """Renders the toy world, unless an earlier start has."""
     if (shards / "manifest.json").exists():
         return load_manifest(shards)
-    return write_world(shards, SpritesConfig(), CLIPS, val_clips=HELD_OUT, progress=Counter("render", "clips"))
+    counter = Counter("render", "clips")
+    return write_world(shards, SpritesConfig(), CLIPS, val_clips=HELD_OUT, fields=(), progress=counter)
 
 
 def footage(videos: Path, shards: Path) -> Manifest:

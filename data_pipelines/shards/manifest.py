@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.shards import latents, schema
 from data_pipelines.shards.latents import LatentSpec
-from data_pipelines.shards.schema import SCHEMA_VERSION, ClipRecord
+from data_pipelines.shards.schema import SCHEMA_VERSION, ClipRecord, StoredField
 from vdm_jax import config
 from vdm_jax.errors import RunError, did_you_mean
 
@@ -25,17 +25,45 @@ FILE_NAME = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """What all clips of a set have in common; `codec` as in `schema.CODECS`."""
+    """What all clips of a set have in common.
+
+    Attributes:
+      frames, height, width: of a clip.
+      codec: one of `schema.CODECS`.
+      fields: name -> the array of that name that each record holds beside its pixels.
+    """
 
     frames: int
     height: int
     width: int
     codec: str
+    fields: Mapping[str, StoredField] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("frames", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not at least 1")
+        for name in self.fields:
+            if name in schema.NAMES:
+                raise ValueError(f"fields: {name!r} is the name of something that every record holds")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ClipSpec":
+        """From the `clip` of a manifest; sets without arrays do not mention them."""
+        arrays = {n: StoredField(tuple(f["shape"]), f["dtype"]) for n, f in fields.get("fields", {}).items()}
+        return cls(**{**fields, "fields": arrays})
+
+    def only(self, names: Sequence[str]) -> "ClipSpec":
+        """The same with some of the arrays.
+
+        Raises:
+          ValueError: one that the set does not have.
+        """
+        for name in names:
+            if name not in self.fields:
+                has = did_you_mean(name, self.fields) if self.fields else f"no {name!r}; this set stores none"
+                raise ValueError(f"fields: {has}")
+        return dataclasses.replace(self, fields={name: self.fields[name] for name in names})
 
     @property
     def decoded_shape(self) -> tuple[int, int, int, int]:
@@ -54,14 +82,14 @@ class ClipSpec:
 
     def features(self) -> Any:
         """The `tfds.features.FeaturesDict` of a record."""
-        return schema.features()
+        return schema.features(self.fields)
 
     def deserialize(self, data: bytes) -> ClipRecord:
         """See `schema.deserialize`."""
-        return schema.deserialize(data)
+        return schema.deserialize(data, self.fields)
 
     def contents(self, record: ClipRecord) -> dict[str, Any]:
-        """`{"video": uint8 [T, H, W, 3]}`.
+        """`{"video": uint8 [T, H, W, 3]}`, and of a set with arrays `"fields": {name: array}`.
 
         Raises:
           RunError: the record cannot be decoded, or is of another size.
@@ -69,9 +97,10 @@ class ClipSpec:
         if (record.frames, record.height, record.width) != (self.frames, self.height, self.width):
             raise RunError("differs in size from the manifest")
         try:
-            return {"video": schema.unpack_pixels(record)}
+            video = schema.unpack_pixels(record)
         except RunError as error:
             raise RunError(f"cannot be decoded: {error}") from None
+        return {"video": video, "fields": record.fields} if self.fields else {"video": video}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +154,7 @@ class Manifest:
 
     def digest(self) -> str:
         """Identity of the data: SHA-256 over the canonical JSON of everything above."""
-        return hashlib.sha256(_canonical(config.to_dict(self))).hexdigest()
+        return hashlib.sha256(_canonical(_contents(self))).hexdigest()
 
     def reasons(self) -> dict[str, int]:
         """How many sources were dropped for which reason, the most frequent first."""
@@ -137,7 +166,7 @@ class Manifest:
 
 def dump(manifest: Manifest) -> str:
     """The text of `manifest.json`."""
-    return json.dumps({**config.to_dict(manifest), "digest": manifest.digest()}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({**_contents(manifest), "digest": manifest.digest()}, indent=1, ensure_ascii=False) + "\n"
 
 
 def load(directory: str | Path) -> Manifest:
@@ -165,8 +194,15 @@ def load(directory: str | Path) -> Manifest:
     splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in fields.pop("splits").items()}
     dropped = tuple(Dropped(**item) for item in fields.pop("dropped"))
     clip = fields["clip"]
-    spec = LatentSpec.from_dict(clip) if clip["codec"] == latents.CODEC else ClipSpec(**clip)
+    spec = LatentSpec.from_dict(clip) if clip["codec"] == latents.CODEC else ClipSpec.from_dict(clip)
     return Manifest(**{**fields, "clip": spec, "splits": splits, "dropped": dropped})
+
+
+def _contents(manifest: Manifest) -> dict[str, Any]:
+    contents = config.to_dict(manifest)
+    if contents["clip"].get("fields") == {}:  # as before there were any: runs know a set by its digest
+        del contents["clip"]["fields"]
+    return contents
 
 
 def _canonical(value: Any) -> bytes:

@@ -13,7 +13,7 @@ import bisect
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ class ClipSource:
     """Random access to the decoded clips of one split; safe for threads, and can be pickled.
 
     `source[i]` is {"video": uint8 [T, H, W, 3], "caption": str, "fps": float, "index": int, "source": str,
-    "start": float, "labels": JSON text}; of a latent set, "video" is the latents [T, H, W, C] and "conditions" what is
-    stored of each condition, both in the dtype in which they are.  A substituted clip keeps its own `index`, which
-    tells it apart.
+    "start": float, "labels": JSON text}, and "fields": {name: array} if some were asked for; of a latent set, "video"
+    is the latents [T, H, W, C] and "conditions" what is stored of each condition, both in the dtype in which they are.
+    A substituted clip keeps its own `index`, which tells it apart.
 
     Attributes:
       manifest: of the set.
@@ -45,17 +45,26 @@ class ClipSource:
       damaged: index -> what is wrong, for the records found damaged so far.
     """
 
-    def __init__(self, directory: str | Path, split: str, *, on_damage: str = "raise", damage_budget: int = 0):
+    def __init__(
+        self,
+        directory: str | Path,
+        split: str,
+        *,
+        fields: Sequence[str] = (),
+        on_damage: str = "raise",
+        damage_budget: int = 0,
+    ):
         """Opens a split and compares its files with the manifest.
 
         Args:
           directory: the shard set.
           split: "train" or "val".
+          fields: which of the arrays that a set of pixels stores beside them to read.
           on_damage: one of `POLICIES`.
           damage_budget: how many records `substitute` may replace.
 
         Raises:
-          ValueError: no such set or split, an unknown policy, a negative budget.
+          ValueError: no such set, split or field, an unknown policy, a negative budget.
           RunError: a shard is missing, or differs in size or number of records.
         """
         if on_damage not in POLICIES:
@@ -64,6 +73,10 @@ class ClipSource:
             raise ValueError(f"damage_budget: {damage_budget!r} is negative")
         self.directory = Path(directory)
         self.manifest = manifests.load(directory)
+        if fields and isinstance(self.manifest.clip, LatentSpec):
+            raise ValueError(f"fields: {directory} is a set of latents, which has conditions in their place")
+        clip = self.manifest.clip
+        self._spec = clip if isinstance(clip, LatentSpec) else clip.only(fields)
         self.split = split
         self.damaged: dict[int, str] = {}
         self._records = self.manifest.records(split)
@@ -124,7 +137,7 @@ class ClipSource:
         except (RuntimeError, IndexError, ValueError, OSError) as error:
             raise RunError(f"{where} is damaged ({' '.join(str(error).split())})") from None
         try:
-            return self.manifest.clip.deserialize(data)
+            return self._spec.deserialize(data)
         except RunError as error:
             raise RunError(f"{where} is damaged: {error}") from None
 
@@ -137,12 +150,12 @@ class ClipSource:
 
     def _prepare(self) -> None:
         """Imports what reads records: two read threads that import it at once may wait for each other forever."""
-        self.manifest.clip.features()
+        self._spec.features()
 
     def _clip(self, index: int) -> dict[str, Any]:
         record = self.record(index)
         try:
-            contents = self.manifest.clip.contents(record)
+            contents = self._spec.contents(record)
         except RunError as error:
             raise RunError(f"{self.directory}: clip {index} of {self.split!r} {error}") from None
         return {

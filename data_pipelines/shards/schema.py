@@ -4,12 +4,16 @@ A record is a tf.train.Example written through `tensorflow_datasets` features, s
 `tfds.builder_from_directory(dir).as_data_source(split)` reads it, without TensorFlow (hence no Video or Image
 feature: a clip is a field of bytes).
 
+Beside the pixels a record may hold arrays, the same ones for all records of a set, as a world knows them (flow, depth,
+masks ...); each is a field of its own, stored as it is.
+
 Codecs.  `raw`: the uint8 pixels in C order, for clips of a few kilobytes.  `h264`: an MP4, lossy, 4:2:0.
 `h264_lossless`: an MP4 that gives every pixel back.
 """
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,29 @@ from vdm_jax.media import video as media
 
 SCHEMA_VERSION = 1
 CODECS = ("raw", "h264", "h264_lossless")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredField:
+    """An array that every record of a set holds beside its pixels.
+
+    Attributes:
+      shape: of the array; None where it differs from record to record, in one dim at most (tfds cannot tell the shape
+        of an empty array with more).
+      dtype: name of a numpy type that tfds knows: `float32`, `uint8`, `bool` ...
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __post_init__(self):
+        if self.shape.count(None) > 1:
+            raise ValueError(f"shape: {list(self.shape)} leaves more than one dim open")
+
+    def holds(self, value: np.ndarray) -> bool:
+        """Whether an array is of this shape and type."""
+        sizes = zip(self.shape, value.shape)
+        return len(self.shape) == value.ndim and all(s in (None, n) for s, n in sizes) and value.dtype == self.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +63,7 @@ class ClipRecord:
       split: "train" or "val".
       index: running number of the clip within its split.
       labels: JSON text with whatever else is known (attributes of a world, scores of a filter ...).
+      fields: name -> array, those of the set's `ClipSpec.fields`.
     """
 
     video: bytes
@@ -50,6 +78,11 @@ class ClipRecord:
     split: str
     index: int
     labels: str = "{}"
+    fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+_PLAIN = {f.name: f.type for f in dataclasses.fields(ClipRecord) if f.name != "fields"}
+NAMES = frozenset(_PLAIN)  # taken: no array may have one of these
 
 
 def pack_pixels(pixels: np.ndarray, codec: str, fps: float, crf: int = 18) -> bytes:
@@ -92,9 +125,13 @@ def unpack_pixels(record: ClipRecord) -> np.ndarray:
     return pixels[:, : record.height, : record.width]
 
 
-@functools.cache
-def features() -> Any:
-    """The `tfds.features.FeaturesDict` of a record."""
+def features(fields: Mapping[str, StoredField]) -> Any:
+    """The `tfds.features.FeaturesDict` of a record with these arrays."""
+    return _features(tuple(fields.items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _features(fields: tuple[tuple[str, StoredField], ...]) -> Any:
     import tensorflow_datasets as tfds  # takes a second to import; only shard files need it
 
     kinds = {
@@ -103,12 +140,33 @@ def features() -> Any:
         float: lambda: np.float32,
         int: lambda: np.int64,
     }
-    return tfds.features.FeaturesDict({f.name: kinds[f.type]() for f in dataclasses.fields(ClipRecord)})
+    arrays = {
+        name: tfds.features.Tensor(shape=field.shape, dtype=np.dtype(field.dtype).type, encoding="bytes")
+        for name, field in fields
+    }
+    return tfds.features.FeaturesDict({name: kinds[kind]() for name, kind in _PLAIN.items()} | arrays)
 
 
-def serialize(record: ClipRecord) -> bytes:
-    """A record as the bytes of a tf.train.Example."""
-    return in_order(features().serialize_example(dataclasses.asdict(record)))
+def serialize(record: ClipRecord, fields: Mapping[str, StoredField]) -> bytes:
+    """A record as the bytes of a tf.train.Example.
+
+    Args:
+      record: the clip.
+      fields: the arrays of its set.
+
+    Raises:
+      ValueError: the arrays of the record are not those.
+    """
+    if record.fields.keys() != fields.keys():
+        raise ValueError(f"fields: [{', '.join(record.fields)}] in a set with [{', '.join(fields)}]")
+    for name, field in fields.items():
+        value = record.fields[name]
+        if not field.holds(value):
+            raise ValueError(
+                f"fields.{name}: {value.dtype} {list(value.shape)} is not {field.dtype} {list(field.shape)}"
+            )
+    plain = {name: getattr(record, name) for name in _PLAIN}
+    return in_order(features(fields).serialize_example(plain | dict(record.fields)))
 
 
 def in_order(example: bytes) -> bytes:
@@ -118,16 +176,16 @@ def in_order(example: bytes) -> bytes:
     return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
 
 
-def deserialize(data: bytes) -> ClipRecord:
-    """The inverse of `serialize`.
+def deserialize(data: bytes, fields: Mapping[str, StoredField]) -> ClipRecord:
+    """The inverse of `serialize`; of the arrays only `fields` are read, which may be fewer than are stored.
 
     Raises:
       RunError: the bytes are no such record.
     """
     try:
-        values = features().deserialize_example_np(data)
-        kinds = {f.name: f.type for f in dataclasses.fields(ClipRecord)}
-        return ClipRecord(**{name: _plain(values[name], kind) for name, kind in kinds.items()})
+        values = features(fields).deserialize_example_np(data)
+        plain = {name: _plain(values[name], kind) for name, kind in _PLAIN.items()}
+        return ClipRecord(**plain, fields={name: values[name] for name in fields})
     except Exception as error:  # protobuf, tfds and decoding errors: whatever it is, the record cannot be used
         raise RunError(f"not a clip record ({type(error).__name__}: {error})") from None
 

@@ -58,17 +58,17 @@ class ShardWriter:
         """Appends a record to the split it names; its `index` is set to the running number there.
 
         Raises:
-          ValueError: the split is unknown, or size or codec differ from the set's.
+          ValueError: the split is unknown, or size, codec or arrays differ from the set's.
           RunError: the disk is full, or fails otherwise.
         """
         split = record.split
         if split not in SPLITS:
             raise ValueError(f"split: {did_you_mean(split, SPLITS)}")
-        spec = ClipSpec(record.frames, record.height, record.width, record.codec)
+        spec = ClipSpec(record.frames, record.height, record.width, record.codec, self._clip.fields)
         if spec != self._clip:
             raise ValueError(f"record: {spec} in a set of {self._clip}")
         number = self._numbers.get(split, 0)
-        data = schema.serialize(dataclasses.replace(record, index=number))
+        data = schema.serialize(dataclasses.replace(record, index=number), self._clip.fields)
         with writing(self._out):
             if split not in self._writers:
                 self._start(split)
@@ -94,7 +94,7 @@ class ShardWriter:
         with writing(self._out):
             splits = {s: self._seal(s) for s in SPLITS if s in self._lengths}
             manifest = Manifest(self._clip, splits, dict(provenance), dict(settings), tuple(dropped))
-            schema.features().save_config(str(self._directory))
+            self._clip.features().save_config(str(self._directory))
             self._write_text("dataset_info.json", dataset_info(splits))
             self._write_text(manifests.FILE_NAME, manifests.dump(manifest))
             for path in sorted(self._directory.iterdir()):
@@ -111,7 +111,8 @@ class ShardWriter:
 
     def _start(self, split: str) -> None:
         lengths = self._lengths.setdefault(split, [])
-        options = "group_size:1,zstd:1" if self._clip.codec == "raw" else "group_size:1,uncompressed"
+        compresses = self._clip.codec == "raw" or self._clip.fields
+        options = "group_size:1,zstd:1" if compresses else "group_size:1,uncompressed"
         self._writers[split] = ArrayRecordWriter(str(self._open_path(split, len(lengths))), options)
         lengths.append(0)
         self._open_bytes[split] = 0

@@ -6,19 +6,24 @@ A clip is decided by its attributes and a random stream.  With frame size `S = m
     c_k = c_0 + d S u k / (T - 1),
 
 `c_0` uniform among the starts from which the whole sprite stays in the frame from first to last.  Speed is thus the
-way covered in the whole clip, so "quickly" means the same for every length.  Coverage of a pixel at distance `phi`
-(signed, in pixels) from the outline is `clip(1/2 - phi, 0, 1)`: anti-aliased, and positions are continuous.
+way covered in the whole clip, so "quickly" means the same for every length.  Sprites are `layers` of `shapes`, drawn
+anti-aliased at continuous positions, with exact masks, flow and tracks.
 
 Shape legend: T frames, H height, W width.  The oracle that reads attributes back is `sprites_oracle`.
 """
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.worlds import layers
+from data_pipelines.worlds.layers import Layer
+from data_pipelines.worlds.shapes import SHAPES, distance
+from data_pipelines.worlds.world import ClipFn, Example, check_size, check_words, generator
 from vdm_jax.errors import did_you_mean
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -31,7 +36,6 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
     "orange": (255, 128, 0),
 }
-SHAPES: tuple[str, ...] = ("square", "circle", "triangle", "cross", "diamond", "ring")
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # (x, y)
 SPEEDS: tuple[str, ...] = ("slowly", "quickly")
 
@@ -65,19 +69,11 @@ class SpritesConfig:
     background: float = 0.0
 
     def __post_init__(self):
-        bounds = (("height", 16, 128), ("width", 16, 128), ("frames", 1, 128), ("objects", 1, 4))
-        for name, low, high in bounds:
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is not within {low}..{high}")
-        if not self.fps > 0:
-            raise ValueError(f"fps: {self.fps!r} is not positive")
-        for name, allowed in (("shapes", SHAPES), ("colours", COLOURS)):
-            values = getattr(self, name)
-            for value in values:
-                if value not in allowed:
-                    raise ValueError(f"{name}: {did_you_mean(value, allowed)}")
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}: {values!r} must be at least one value, each once")
+        check_size(self)
+        if not 1 <= self.objects <= 4:
+            raise ValueError(f"objects: {self.objects!r} is not within 1..4")
+        check_words("shapes", self.shapes, SHAPES)
+        check_words("colours", self.colours, COLOURS)
         small, large = self.size
         if not 0.1 <= small <= large:
             raise ValueError(f"size: {self.size!r} is not two rising fractions of at least 0.1")
@@ -107,6 +103,7 @@ class Sprite:
                 raise ValueError(f"{name}: {did_you_mean(value, allowed)}")
 
 
+@functools.lru_cache(maxsize=16)
 def combinations(config: SpritesConfig) -> tuple[Sprite, ...]:
     """All attribute combinations of one sprite, in a fixed order (256 with the defaults)."""
     return tuple(itertools.starmap(Sprite, itertools.product(config.colours, config.shapes, DIRECTIONS, SPEEDS)))
@@ -161,52 +158,34 @@ def attributes(index: int, config: SpritesConfig, combos: Sequence[Sprite] | Non
     return combos[index % len(combos)], *others
 
 
-def clip(
-    index: int, config: SpritesConfig, combos: Sequence[Sprite] | None = None, seed: int = 0
-) -> tuple[np.ndarray, tuple[Sprite, ...]]:
-    """Clip `index` of the endless, reproducible sequence of `seed`: (uint8 [T, H, W, 3], its sprites)."""
-    sprites = attributes(index, config, combos)
-    return render(sprites, np.random.default_rng([seed, index]), config), sprites
+def clip(config: SpritesConfig, index: int, seed: int = 0, combos: Sequence[Sprite] | None = None) -> Example:
+    """Clip `index` of the endless, reproducible sequence of `seed`; `combos` as in `attributes`.
+
+    Its attributes are `{"objects": [the fields of each Sprite]}`.
+    """
+    return render(attributes(index, config, combos), generator(seed, index), config)
 
 
-def render(sprites: Sprite | Sequence[Sprite], rng: np.random.Generator, config: SpritesConfig) -> np.ndarray:
+def hold_out(config: SpritesConfig, share: float, seed: int) -> tuple[ClipFn, ClipFn]:
+    """Clips of the two halves of `split`; with a share of 0 both are all there is."""
+    train, val = split(share, seed, config)
+    return functools.partial(_clip_of, config, train), functools.partial(_clip_of, config, val or train)
+
+
+def render(sprites: Sprite | Sequence[Sprite], rng: np.random.Generator, config: SpritesConfig) -> Example:
     """Draws a clip.
 
     Args:
       sprites: what is to be seen; a speed of None is drawn slowly.
       rng: decides sizes and start positions, nothing else.
       config: the world.
-
-    Returns:
-      RGB uint8 [T, H, W, 3].
     """
-    sprites = (sprites,) if isinstance(sprites, Sprite) else sprites
-    shape = (config.frames, config.height, config.width, 3)
-    video = np.full(shape, 255 * config.background, np.float32)
-    for sprite in sprites:
-        centres, half = _path(sprite, rng, config)
-        alpha = coverage(sprite.shape, centres, half, config.height, config.width)[..., None]
-        video += alpha * (np.asarray(COLOURS[sprite.colour], np.float32) - video)
-    return (video + 0.5).astype(np.uint8)
-
-
-def coverage(shape: str, centres: np.ndarray, half: np.ndarray | float, height: int, width: int) -> np.ndarray:
-    """Share of each pixel that a shape covers.
-
-    Args:
-      shape: one of `SHAPES`.
-      centres: [..., 2] float, (x, y) of the bounding box's centre in pixels; the first pixel's centre is (0.5, 0.5).
-      half: half the extent in pixels, broadcast against `centres[..., 0]`.
-      height, width: of the frame.
-
-    Returns:
-      float32 [..., H, W] in [0, 1].
-    """
-    centres = np.asarray(centres, np.float32)
-    r = np.broadcast_to(np.asarray(half, np.float32), centres.shape[:-1])[..., None, None]
-    x = np.arange(width, dtype=np.float32) + 0.5 - centres[..., None, None, 0]  # [..., 1, W]
-    y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - centres[..., None, None, 1]  # [..., H, 1]
-    return np.clip(0.5 - _distance(shape, x, y, r), 0.0, 1.0)
+    sprites = (sprites,) if isinstance(sprites, Sprite) else tuple(sprites)
+    drawn = [_layer(sprite, rng, config) for sprite in sprites]
+    background = np.full((config.frames, config.height, config.width, 3), 255 * config.background, np.float32)
+    video, masks = layers.paint(background, drawn)
+    objects = [dataclasses.asdict(sprite) for sprite in sprites]
+    return Example(video, caption(sprites), {"objects": objects}, layers.truth(masks, drawn))
 
 
 def caption(sprites: Sprite | Sequence[Sprite]) -> str:
@@ -246,12 +225,16 @@ def parse_captions(text: str) -> tuple[Sprite, ...]:
     return tuple(sprites)
 
 
+def _clip_of(config: SpritesConfig, combos: Sequence[Sprite], index: int, seed: int) -> Example:
+    return clip(config, index, seed, combos)
+
+
 def _values(sprite: Sprite) -> tuple[tuple[str, str], ...]:
     return tuple(dataclasses.asdict(sprite).items())
 
 
-def _path(sprite: Sprite, rng: np.random.Generator, config: SpritesConfig) -> tuple[np.ndarray, float]:
-    """Centres [T, 2] and the half-size, in pixels; the whole sprite is inside the frame all the time."""
+def _layer(sprite: Sprite, rng: np.random.Generator, config: SpritesConfig) -> Layer:
+    """A sprite of random size on a random path; the whole of it is inside the frame all the time."""
     side = min(config.height, config.width)
     half = side * rng.uniform(*config.size) / 2
     way = side * config.travel[SPEEDS.index(sprite.speed or "slowly")] * np.array(DIRECTIONS[sprite.direction])
@@ -260,24 +243,10 @@ def _path(sprite: Sprite, rng: np.random.Generator, config: SpritesConfig) -> tu
     high = extent - half - np.maximum(way, 0)
     start = low + (high - low) * rng.uniform(size=2)
     steps = np.linspace(0, 1, config.frames) if config.frames > 1 else np.zeros(1)
-    return start + steps[:, None] * way, half
-
-
-def _distance(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """Signed distance to the outline in pixels (exact near edges, not beyond corners); y points down."""
-    ax, ay = np.abs(x), np.abs(y)
-    match shape:
-        case "square":
-            return np.maximum(ax, ay) - r
-        case "circle":
-            return np.sqrt(x * x + y * y) - r
-        case "triangle":  # corners (0, -r), (r, r), (-r, r)
-            return np.maximum((2 * ax - y - r) / np.float32(5**0.5), y - r)
-        case "cross":  # a plus sign with arms a third as wide as long
-            arm = r / 3
-            return np.minimum(np.maximum(ax - r, ay - arm), np.maximum(ax - arm, ay - r))
-        case "diamond":
-            return (ax + ay - r) / np.float32(2**0.5)
-        case "ring":
-            return np.abs(np.sqrt(x * x + y * y) - np.float32(0.72) * r) - np.float32(0.28) * r
-    raise AssertionError(shape)
+    return Layer(
+        colour=COLOURS[sprite.colour],
+        centres=start + steps[:, None] * way,
+        half=(half, half),
+        distance=lambda x, y: distance(sprite.shape, x, y, np.float32(half)),
+        anchor=(0.0, -0.72 * half if sprite.shape == "ring" else 0.0),  # a ring's centre is a hole
+    )

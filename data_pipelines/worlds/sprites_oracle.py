@@ -10,7 +10,7 @@ Analysis by synthesis, for all clips of a batch at once.  With pixels `x` in [0,
     shape       argmax_s  fit_s,   fit_s = 1 - |a - A_s|^2 / |a|^2,   A_s = shape s drawn at c_k with size r_s
     motion      least-squares line through c_k; its main axis gives the direction, its length the speed
 
-`sprites.coverage` draws the templates, so position and size are sub-pixel.  A clip in which the best shape explains
+`shapes.coverage` draws the templates, so position and size are sub-pixel.  A clip in which the best shape explains
 too little, or which is too large, too small or away in too many frames holds nothing: every answer is None.
 
 Shape legend: B clips, T frames, H height, W width, S shapes.
@@ -21,7 +21,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.worlds.sprites import COLOURS, DIRECTIONS, SPEEDS, Sprite, SpritesConfig, coverage, parse_caption
+from data_pipelines.worlds import sprites
+from data_pipelines.worlds.shapes import coverage
+from data_pipelines.worlds.sprites import COLOURS, DIRECTIONS, SPEEDS, Sprite, SpritesConfig, parse_caption
+from data_pipelines.worlds.world import right, wrong
+from vdm_jax.media.figures import Figure
 
 MIN_FIT = 0.6  # share of the coverage's energy that the best shape must explain
 MIN_CONTRAST = 0.2  # of the brightest difference from the background
@@ -133,6 +137,40 @@ def agreement(videos: np.ndarray, captions: Sequence[str | Sprite], config: Spri
         raise ValueError(f"captions: {len(captions)} for {len(videos)} clips")
     rows = [_compare(r, c) for r, c in zip(read(videos, config), captions)]
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def check(config: SpritesConfig, clips: int = 256, seed: int = 0) -> list[Figure]:
+    """Reads real clips, which must agree with their captions, and corrupted ones, which must not.
+
+    Corruptions: the order of frames reversed (the direction is another), channels swapped (the colour is, unless it is
+    white), the clip stands still, pixels scrambled in each frame, noise.
+
+    Raises:
+      ValueError: a world of several objects, or of one frame, in which nothing moves.
+    """
+    if config.objects != 1 or config.frames < 2:
+        raise ValueError(
+            f"objects: the oracle reads one object that moves, not {config.objects} in {config.frames} frames"
+        )
+    made = [sprites.clip(config, i, seed) for i in range(clips)]
+    videos, said = np.stack([e.video for e in made]), [parse_caption(e.caption) for e in made]
+    rng = np.random.default_rng([seed, 0xC0DE])
+    rows = [_compare(r, s) for r, s in zip(read(videos, config), said)]
+    figures = [right(key, [row[key] for row in rows]) for key in (*ANSWERS, "overall")]
+    pixels = videos.reshape(*videos.shape[:2], -1, 3)
+    corrupted = {
+        "reversed": videos[:, ::-1],
+        "swapped_channels": videos[..., [1, 2, 0]],
+        "still": np.repeat(videos[:, :1], config.frames, 1),
+        "scrambled": rng.permuted(pixels, axis=2).reshape(videos.shape),
+        "noise": rng.integers(0, 256, videos.shape, np.uint8),
+    }
+    for name, bad in corrupted.items():
+        verdicts = [_compare(r, s)["overall"] for r, s in zip(read(bad, config), said)]
+        if name == "swapped_channels":
+            verdicts = [v for v, s in zip(verdicts, said) if s.colour != "white"]
+        figures.append(wrong(name, verdicts))
+    return figures
 
 
 def _compare(reading: Reading, caption: str | Sprite) -> dict[str, bool]:

@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards.manifest import ClipSpec, Dropped, Manifest, Shard
+from data_pipelines.shards.schema import StoredField
 from vdm_jax.errors import RunError
 
 MANIFEST = Manifest(
@@ -92,3 +93,5 @@ def test_file_is_for_people_too(stored):
 def test_impossible_size_is_refused():
     with pytest.raises(ValueError, match="^frames: 0"):
         ClipSpec(0, 16, 16, "raw")
+    with pytest.raises(ValueError, match="^fields: 'caption' is the name of something that every record holds"):
+        ClipSpec(8, 16, 16, "raw", {"caption": StoredField((2,), "float32")})

@@ -19,7 +19,7 @@ COUNT = 12
 @pytest.fixture
 def lossless(tmp_path):
     """A set whose pixels lie uncompressed by the record library, so that a test can aim at one record."""
-    write_world(tmp_path / "set", SpritesConfig(frames=2), COUNT, val_clips=2, codec="h264_lossless")
+    write_world(tmp_path / "set", SpritesConfig(frames=2), COUNT, val_clips=2, codec="h264_lossless", fields=())
     return tmp_path / "set"
 
 

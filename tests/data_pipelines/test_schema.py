@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.shards import schema
+from data_pipelines.shards.schema import StoredField
 from vdm_jax.errors import RunError
 
 
@@ -30,14 +31,42 @@ def record(codec="raw", size=(4, 16, 16), changes=()):
 
 def test_serialization_is_exact():
     made, _ = record()
-    assert schema.deserialize(schema.serialize(made)) == made
+    assert schema.deserialize(schema.serialize(made, {}), {}) == made
     empty = dataclasses.replace(made, caption="", video=b"\x00\xff\x00", labels="")
-    assert schema.deserialize(schema.serialize(empty)) == empty
+    assert schema.deserialize(schema.serialize(empty, {}), {}) == empty
+
+
+def test_arrays_come_back_and_only_those_that_are_asked_for():
+    fields = {"flow": StoredField((2, 3), "float32"), "points": StoredField((4, None, 2), "bool")}
+    arrays = {"flow": np.ones((2, 3), np.float32), "points": np.ones((4, 0, 2), bool)}
+    made, _ = record(changes={"fields": arrays})
+    data = schema.serialize(made, fields)
+    back = schema.deserialize(data, fields)
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(back.fields[name], value)
+    assert list(schema.deserialize(data, {"flow": fields["flow"]}).fields) == ["flow"]
+    assert dataclasses.replace(back, fields={}) == dataclasses.replace(made, fields={})
+    with pytest.raises(ValueError, match=r"shape: \[None, None\] leaves more than one dim open"):
+        StoredField((None, None), "bool")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, r"fields: \[\] in a set with \[flow\]"),
+        ({"flow": np.ones((2, 4), np.float32)}, r"fields.flow: float32 \[2, 4\] is not float32 \[2, 3\]"),
+        ({"flow": np.ones((2, 3))}, r"fields.flow: float64 \[2, 3\] is not"),
+    ],
+)
+def test_other_arrays_than_those_of_the_set_are_refused(arrays, message):
+    made, _ = record(changes={"fields": arrays})
+    with pytest.raises(ValueError, match=message):
+        schema.serialize(made, {"flow": StoredField((2, 3), "float32")})
 
 
 def test_numbers_are_float32_on_disk():
     made, _ = record(changes={"fps": 29.97, "start": 3600.04})
-    stored = schema.deserialize(schema.serialize(made))
+    stored = schema.deserialize(schema.serialize(made, {}), {})
     assert (stored.fps, stored.start) == (np.float32(29.97), np.float32(3600.04))
 
 
@@ -75,7 +104,7 @@ def test_records_that_lie_are_refused(codec, changes):
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"\x0a\x03abc"])
 def test_bytes_that_are_no_record_are_refused(data):
     with pytest.raises(RunError, match="not a clip record"):
-        schema.deserialize(data)
+        schema.deserialize(data, {})
 
 
 def test_wrong_codec_is_named():

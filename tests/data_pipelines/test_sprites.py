@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.worlds import sprites
+from data_pipelines.worlds import shapes, sprites
 from data_pipelines.worlds.sprites import Sprite, SpritesConfig
 
 CONFIG = SpritesConfig()
@@ -13,22 +13,22 @@ EVERYTHING = SpritesConfig(shapes=sprites.SHAPES)
 
 
 def draw(sprite, config=CONFIG, seed=0):
-    return sprites.render(sprite, np.random.default_rng(seed), config)
+    return sprites.render(sprite, np.random.default_rng(seed), config).video
 
 
 def test_clip_depends_on_its_index_alone():
-    first = [sprites.clip(i, CONFIG, seed=3) for i in range(6)]
-    again = {i: sprites.clip(i, CONFIG, seed=3) for i in reversed(range(6))}
-    for i, (pixels, shown) in enumerate(first):
-        np.testing.assert_array_equal(pixels, again[i][0])
-        assert shown == again[i][1]
-    assert not np.array_equal(first[0][0], sprites.clip(0, CONFIG, seed=4)[0])
+    first = [sprites.clip(CONFIG, i, seed=3) for i in range(6)]
+    again = {i: sprites.clip(CONFIG, i, seed=3) for i in reversed(range(6))}
+    for i, example in enumerate(first):
+        np.testing.assert_array_equal(example.video, again[i].video)
+        assert (example.caption, example.attributes) == (again[i].caption, again[i].attributes)
+    assert not np.array_equal(first[0].video, sprites.clip(CONFIG, 0, seed=4).video)
 
 
 @pytest.mark.parametrize("size", [(16, 16, 8), (16, 24, 1), (31, 17, 3), (64, 64, 16)])
 def test_shape_and_type(size):
     height, width, frames = size
-    pixels, _ = sprites.clip(0, SpritesConfig(height=height, width=width, frames=frames))
+    pixels = sprites.clip(SpritesConfig(height=height, width=width, frames=frames), 0).video
     assert pixels.shape == (frames, height, width, 3)
     assert pixels.dtype == np.uint8
 
@@ -74,14 +74,14 @@ def test_colour_and_background(name, rgb):
 
 def test_coverage_is_the_area():
     for shape, area in {"square": 4, "circle": np.pi, "triangle": 2, "cross": 20 / 9, "diamond": 2}.items():
-        drawn = sprites.coverage(shape, np.array([[32.3, 31.6], [30.0, 33.5]]), 20.0, 64, 64)
+        drawn = shapes.coverage(shape, np.array([[32.3, 31.6], [30.0, 33.5]]), 20.0, 64, 64)
         assert drawn.shape == (2, 64, 64)
         np.testing.assert_allclose(drawn.sum((1, 2)), area * 20**2, rtol=0.01)
 
 
 def test_coverage_moves_with_its_centre():
     for shape in sprites.SHAPES:
-        here, there = sprites.coverage(shape, np.array([[10.2, 9.7], [13.2, 11.7]]), 4.0, 24, 24)
+        here, there = shapes.coverage(shape, np.array([[10.2, 9.7], [13.2, 11.7]]), 4.0, 24, 24)
         np.testing.assert_allclose(np.roll(here, (2, 3), (0, 1)), there, atol=1e-5)
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from data_pipelines.shards import reader
 from data_pipelines.shards.reader import ClipSource
@@ -24,7 +26,42 @@ def test_clips_show_their_captions(shards, world):
         assert sprites_oracle.agreement(videos, captions, world)["overall"] >= 0.99
         for clip in clips:
             labels = json.loads(clip["labels"])
-            assert [dataclasses.asdict(s) for s in sprites.parse_captions(clip["caption"])] == labels
+            assert {"objects": [dataclasses.asdict(s) for s in sprites.parse_captions(clip["caption"])]} == labels
+
+
+def test_fields_are_stored_exactly_and_a_stock_tfds_reads_them(shards, world):
+    made = sprites.hold_out(world, 0.25, 0)[0](5, 0)
+    stored = ClipSource(shards, "train", fields=tuple(made.fields))[5]["fields"]
+    stock = tfds.builder_from_directory(str(shards)).as_data_source("train")[5]
+    assert stored.keys() == made.fields.keys() > {"flow", "masks", "tracks"}
+    for name, value in made.fields.items():
+        np.testing.assert_array_equal(stored[name], value)
+        np.testing.assert_array_equal(stock[name], value)
+        assert stored[name].dtype == value.dtype
+
+
+def test_fields_are_read_and_stored_as_asked_for(shards, tmp_path):
+    assert "fields" not in ClipSource(shards, "val")[0]
+    assert list(ClipSource(shards, "val", fields=("masks",))[0]["fields"]) == ["masks"]
+    write_world(tmp_path / "some", CONFIG, 2, fields=("masks", "flow"), codec="h264")
+    assert set(reader.manifests.load(tmp_path / "some").clip.fields) == {"masks", "flow"}
+    write_world(tmp_path / "none", dataclasses.replace(CONFIG, frames=1), 2, fields=())
+    assert "fields" not in json.loads((tmp_path / "none" / "manifest.json").read_text())["clip"]
+    write_world(tmp_path / "still", dataclasses.replace(CONFIG, frames=1), 2)
+    assert ClipSource(tmp_path / "still", "train", fields=("flow",))[1]["fields"]["flow"].shape == (0, 16, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "message"),
+    [
+        (("masks",), ("mask",), "fields: unknown 'mask'; did you mean 'masks'?"),
+        ((), ("masks",), "fields: no 'masks'; this set stores none"),
+    ],
+)
+def test_fields_that_a_set_does_not_have_are_named(tmp_path, stored, asked, message):
+    write_world(tmp_path / "set", CONFIG, 1, val_clips=0, fields=stored)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ClipSource(tmp_path / "set", "train", fields=asked)
 
 
 def test_validation_captions_never_occur_in_training(tmp_path):

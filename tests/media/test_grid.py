@@ -73,6 +73,16 @@ def test_contact_sheet_grows_with_its_content():
     assert grid.contact_sheet([clip()] * 2, ["x"] * 2, columns=2).shape[1] > one.shape[1]
 
 
+def test_strips_of_a_group_stand_under_one_another():
+    one, two, three = (clip(seed=s, h=8, w=8) for s in range(3))
+    sheet = grid.strip_sheet([{"video": one, "a much longer label": two, "masks": three}], ["x"], height=16, frames=2)
+    rows = np.flatnonzero((sheet[:, -grid.MARGIN - 1] != grid.PAPER).any(-1))
+    assert len(rows) > 2 * 16
+    assert sheet.shape[0] > grid.strip_sheet([{"video": one}], ["x"], height=16).shape[0] + 2 * 16
+    with pytest.raises(ValueError, match="columns: 0"):
+        grid.strip_sheet([{"video": one}], ["x"], columns=0)
+
+
 @pytest.mark.parametrize(
     ("clips", "captions", "message"),
     [

@@ -1,51 +1,57 @@
-"""`vdm worlds`: renders a procedural world, whose captions and labels are exact, into a shard set."""
+"""`vdm worlds`: lists, shows, checks and writes procedural worlds, of which captions, flow, masks ... are exact."""
 
 import argparse
+import ast
 import dataclasses
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from data_pipelines.shards.schema import CODECS
-from data_pipelines.worlds import sprites
-from data_pipelines.worlds.sprites import SpritesConfig
-from data_pipelines.worlds.write import write_world
+from data_pipelines.worlds.known import WORLDS
+from data_pipelines.worlds.panels import panels
+from data_pipelines.worlds.world import World
+from data_pipelines.worlds.write import HELD_OUT, write_world
+from vdm_jax import config as configs
 from vdm_jax.cli.counter import Counter
 from vdm_jax.cli.options import parse_size, set_figures
 from vdm_jax.errors import did_you_mean
-from vdm_jax.media.figures import add_json_argument, figures_table, write_figures
-from vdm_jax.media.grid import contact_sheet, write_png
+from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
+from vdm_jax.media.grid import strip_sheet, write_png
 
 EXAMPLE = """
 vdm worlds --list
-vdm worlds sprites --show sprites.png
-vdm worlds sprites --out data/sprites --clips 4096 --size 16 --frames 8
+vdm worlds sprites --show sprites.png --size 64 --frames 16
+vdm worlds sprites --check
+vdm worlds sprites --out data/sprites --clips 4096 --size 16 --frames 8 --config.objects=2
 """
-WORLDS = {"sprites": "coloured shapes that move in straight lines; captions such as 'a red square moves left quickly'"}
-SHOWN = 16
+CHECKED = 256
+TALL = 72  # pixels of a frame on the contact sheet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    default = SpritesConfig()
+    parser.set_defaults(overrides=())
     parser.add_argument("world", nargs="?", help=f"which world: {', '.join(WORLDS)}")
-    parser.add_argument("--list", action="store_true", help="list the worlds and stop")
-    parser.add_argument("--show", metavar="PNG", type=Path, help=f"write a contact sheet of {SHOWN} clips")
+    parser.add_argument("--list", action="store_true", help="list the worlds and stop; with a world, its fields")
+    parser.add_argument("--show", metavar="PNG", type=Path, help="write a contact sheet with everything that is known")
+    parser.add_argument("--check", action="store_true", help=f"measure the world's oracle on {CHECKED} clips")
     parser.add_argument("--out", metavar="SHARDS", type=Path, help="directory to make")
     parser.add_argument("--clips", metavar="N", type=int, default=4096, help="training clips (%(default)s)")
     parser.add_argument("--val-clips", metavar="N", type=int, default=64, help="validation clips (%(default)s)")
     parser.add_argument(
-        "--held-out", metavar="F", type=float, default=0.25, help="share of captions kept for validation (%(default)s)"
+        "--held-out",
+        metavar="F",
+        type=float,
+        help=f"share of captions kept for validation ({HELD_OUT} in worlds that can keep some back)",
     )
-    parser.add_argument("--size", metavar="S", type=parse_size, default=(16, 16), help="pixels: 16, or 16x24 (H x W)")
-    parser.add_argument("--frames", metavar="T", type=int, default=default.frames, help="frames (%(default)s)")
-    parser.add_argument("--fps", type=float, default=default.fps, help="frames per second (%(default)s)")
-    parser.add_argument("--objects", metavar="N", type=int, default=1, help="sprites per clip (%(default)s)")
+    parser.add_argument("--size", metavar="S", type=parse_size, help="pixels: 16, or 16x24 (H x W)")
+    parser.add_argument("--frames", metavar="T", type=int, help="frames")
+    parser.add_argument("--fps", type=float, help="frames per second")
     parser.add_argument(
-        "--shapes", metavar="S", nargs="+", default=default.shapes, help=f"({' '.join(default.shapes)})"
-    )
-    parser.add_argument(
-        "--colours", metavar="C", nargs="+", default=default.colours, help=f"({' '.join(default.colours)})"
+        "--fields",
+        metavar="F",
+        nargs="*",
+        help="which exact fields to store beside the pixels (all; --fields alone stores none)",
     )
     parser.add_argument("--codec", default="raw", help=f"how pixels are stored: {', '.join(CODECS)} (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -54,43 +60,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Lists, shows or writes a world; returns the exit status."""
-    if args.list:
-        print("\n".join(f"{name}  {text}" for name, text in WORLDS.items()))
+    """Lists, shows, checks or writes a world; returns the exit status, 1 if its oracle misses a bar."""
+    if args.list and args.world is None:
+        width = max(map(len, WORLDS))
+        print("\n".join(f"{name.ljust(width)}  {world.summary}" for name, world in WORLDS.items()))
         return 0
     if args.world not in WORLDS:
         missing = args.world is None
         raise ValueError(
-            "world: name one, e.g. " + " or ".join(WORLDS) if missing else f"world: {did_you_mean(args.world, WORLDS)}"
+            "world: name one of " + ", ".join(WORLDS) if missing else f"world: {did_you_mean(args.world, WORLDS)}"
         )
-    if args.out is None and args.show is None:
-        raise ValueError("worlds: nothing to do; give --out SHARDS, --show PNG or --list")
-    names = {field.name for field in dataclasses.fields(SpritesConfig)} & set(vars(args)) - {"size"}
-    fields = {name: getattr(args, name) for name in names}
-    fields |= {"shapes": tuple(args.shapes), "colours": tuple(args.colours)}
-    config = SpritesConfig(height=args.size[0], width=args.size[1], **fields)
+    if not (args.list or args.check or args.out or args.show):
+        raise ValueError("worlds: nothing to do; give --out SHARDS, --show PNG, --check or --list")
+    if args.seed < 0:
+        raise ValueError(f"seed: {args.seed} is negative")
+    world = WORLDS[args.world]
+    config = config_of(world, args)
+    if args.list:
+        print(describe(world, config))
     if args.show is not None:
-        show(config, args.seed, args.show)
+        show(world, config, args.seed, args.show)
         print(f"contact sheet: {args.show}")
+    figures = world.check(config, CHECKED, args.seed) if args.check else []
     if args.out is not None:
-        write(config, args)
-    return 0
+        figures += write(config, args)
+    if args.json:
+        write_figures(args.json, figures)
+    if figures:
+        print(figures_table(figures))
+    return 0 if all(figure.ok is not False for figure in figures) else 1
 
 
-def show(config: SpritesConfig, seed: int, path: Path) -> None:
-    """Writes a contact sheet of clips whose captions are drawn from all there are."""
-    combos = sprites.combinations(config)
-    combos = [combos[k] for k in np.random.default_rng(seed).permutation(len(combos))]
-    clips, captions = [], []
-    for i in range(SHOWN):
-        pixels, shown = sprites.clip(i, config, combos, seed)
-        clips.append(pixels)
-        captions.append(sprites.caption(shown))
-    write_png(contact_sheet(clips, captions, height=64, columns=2), path)
+def config_of(world: World, args: argparse.Namespace) -> Any:
+    """The world's config as the command line says it.
+
+    Raises:
+      ValueError: an unknown field, or a value that cannot stand there.
+    """
+    said: dict[str, Any] = {}
+    for field, text in args.overrides:
+        try:
+            said[field] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            said[field] = text  # a plain word
+    if args.size is not None:
+        said["height"], said["width"] = args.size
+    said |= {name: getattr(args, name) for name in ("frames", "fps") if getattr(args, name) is not None}
+    return configs.build(world.config, said, "config")
 
 
-def write(config: SpritesConfig, args: argparse.Namespace) -> None:
-    """Writes the shard set and says what is in it."""
+def describe(world: World, config: Any) -> str:
+    """Fields of the config with their values, and what is known about each clip."""
+    example = world.clip(config, 0, 0)
+    lines = [f"{world.name}: {world.summary}", "config:"]
+    lines += [f"  {f.name} = {getattr(config, f.name)!r}" for f in dataclasses.fields(config)]
+    lines += ["fields:"]
+    lines += [f"  {name} {value.dtype} {list(value.shape)}" for name, value in example.fields.items()]
+    return "\n".join([*lines, f"caption: {example.caption}", f"attributes: {', '.join(example.attributes)}"])
+
+
+def show(world: World, config: Any, seed: int, path: Path) -> None:
+    """Writes a contact sheet: clips spread over the world's first ones, with every field that can be drawn."""
+    first = panels(world.clip(config, 0, seed))
+    count = 16 if len(first) == 1 else 8 if len(first) < 4 else 6
+    examples = [world.clip(config, 17 * i, seed) for i in range(count)]
+    cells = [panels(example) for example in examples]
+    captions = [example.caption for example in examples]
+    write_png(strip_sheet(cells, captions, height=TALL, columns=2), path)
+
+
+def write(config: Any, args: argparse.Namespace) -> list[Figure]:
+    """Writes the shard set, says where it is, and returns what is in it."""
     manifest = write_world(
         args.out,
         config,
@@ -99,11 +139,9 @@ def write(config: SpritesConfig, args: argparse.Namespace) -> None:
         held_out=args.held_out,
         seed=args.seed,
         codec=args.codec,
+        fields=args.fields,
         overwrite=args.overwrite,
         progress=Counter("worlds", "clips"),
     )
-    figures = set_figures(manifest)
-    if args.json:
-        write_figures(args.json, figures)
     print(f"written: {args.out}")
-    print(figures_table(figures))
+    return set_figures(manifest)

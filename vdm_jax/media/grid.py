@@ -8,7 +8,7 @@ model does not have.
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -111,15 +111,43 @@ def contact_sheet(
     reals = [None] * len(clips) if reals is None else reals
     if not clips or not len(clips) == len(captions) == len(reals):
         raise ValueError(f"contact sheet: {len(clips)} clips, {len(captions)} captions, {len(reals)} real clips")
+    cells = []
+    for i, (clip, real) in enumerate(zip(clips, reals)):
+        cell = {"sample": check_clip(clip, f"clips[{i}]")}
+        if real is not None:
+            cell["real"] = check_clip(real, f"reals[{i}]")
+        cells.append(cell)
+    return strip_sheet(cells, captions, frames=frames, height=height, columns=columns)
+
+
+def strip_sheet(
+    cells: Sequence[Mapping[str, np.ndarray]],
+    captions: Sequence[str],
+    *,
+    frames: int = 8,
+    height: int = 96,
+    columns: int = 1,
+) -> np.ndarray:
+    """One picture of many groups of clips: those of a group under one another, labelled, its caption below.
+
+    Args:
+      cells: label -> uint8 `[T, H, W, 3]`, a group each; a clip that is alone stands without its label.
+      captions: one line each; a line wider than its row is cut with an ellipsis.
+      frames, height, columns: as `contact_sheet`.
+
+    Returns:
+      uint8 `[H, W, 3]`.
+
+    Raises:
+      ValueError: no columns.
+    """
     if columns < 1:
         raise ValueError(f"columns: {columns}; at least 1")
-    cells = []
-    for i, (clip, caption, real) in enumerate(zip(clips, captions, reals)):
-        strips = [film_strip(check_clip(clip, f"clips[{i}]"), frames, height)]
-        if real is not None:
-            strips.append(film_strip(check_clip(real, f"reals[{i}]"), frames, height))
-        cells.append(_cell(strips, str(caption)))
-    return _lay_out(cells, min(columns, len(cells)))
+    pictures = []
+    for cell, caption in zip(cells, captions, strict=True):
+        strips = {label: film_strip(clip, frames, height) for label, clip in cell.items()}
+        pictures.append(_cell(strips, str(caption)))
+    return _lay_out(pictures, min(columns, len(pictures)))
 
 
 def pair_sheet(samples: Sequence[np.ndarray], reals: Sequence[np.ndarray], captions: Sequence[str], **layout):
@@ -166,15 +194,15 @@ def _font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _cell(strips: list[np.ndarray], caption: str) -> Image.Image:
-    """Film strips one under another (labelled when there are two), the caption below."""
+def _cell(strips: Mapping[str, np.ndarray], caption: str) -> Image.Image:
+    """Film strips one under another (labelled when there are several), the caption below."""
     font, small = _font(), _font(FONT_SIZE - 3)
-    label = 0 if len(strips) == 1 else 52
+    label = 0 if len(strips) == 1 else max(52, 6 + round(max(map(small.getlength, strips))))
     line = FONT_SIZE + 10
-    width = label + max(strip.shape[1] for strip in strips)
-    picture = Image.new("RGB", (width, sum(s.shape[0] + FRAME_GAP for s in strips) + line), PAPER)
+    width = label + max(strip.shape[1] for strip in strips.values())
+    picture = Image.new("RGB", (width, sum(s.shape[0] + FRAME_GAP for s in strips.values()) + line), PAPER)
     draw, y = ImageDraw.Draw(picture), 0
-    for name, strip in zip(("sample", "real"), strips):
+    for name, strip in strips.items():
         picture.paste(Image.fromarray(strip), (label, y))
         if label:
             draw.text((0, y + strip.shape[0] // 2), name, MUTED, small, anchor="lm")

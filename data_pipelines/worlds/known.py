@@ -1,0 +1,25 @@
+"""The table of worlds."""
+
+from typing import Any
+
+from data_pipelines.worlds import sprites, sprites_oracle
+from data_pipelines.worlds.world import World
+
+WORLDS: dict[str, World] = {
+    world.name: world
+    for world in (
+        World(
+            "sprites",
+            "coloured shapes that move in straight lines; captions such as 'a red square moves left quickly'",
+            sprites.SpritesConfig,
+            sprites.clip,
+            sprites_oracle.check,
+            sprites.hold_out,
+        ),
+    )
+}
+
+
+def world_of(config: Any) -> World:
+    """The world that a config belongs to."""
+    return next(world for world in WORLDS.values() if type(config) is world.config)

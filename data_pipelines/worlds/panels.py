@@ -1,0 +1,103 @@
+"""What is known about a clip, drawn for people: flow as colours of a wheel, depth as brightness, masks in colours.
+
+    flow     hue is the direction (right is red, down yellow-green, left cyan, up violet), saturation the length
+             relative to the longest of the clip; white stands still
+    depth    near is bright; the scale is that of inverse depth, from the nearest to the farthest point of the clip
+    masks    one colour an object, the background dark
+    tracks   dots over the clip, hollow where the point is hidden
+
+Shape legend: T frames, H height, W width.
+"""
+
+from collections.abc import Callable, Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+
+from data_pipelines.worlds.world import Example
+from vdm_jax.media.grid import upscale
+
+DOTS_AT = 64  # a clip is enlarged to about this height before dots are drawn on it
+_LEAST_FLOW = 1e-3  # pixels: below this the longest flow of a clip is no motion
+_TABLE = np.asarray(matplotlib.colormaps["tab10"].colors)
+
+
+def panels(example: Example) -> dict[str, np.ndarray]:
+    """The clip and every field that can be drawn, by label: uint8 [T, H', W', 3] each.
+
+    Fields between two frames (flow) are drawn at the first of them; the last frame is blank.
+    """
+    drawn = {"video": example.video}
+    for name, draw in DRAWN.items():
+        if name in example.fields:
+            drawn[name] = draw(example)
+    return drawn
+
+
+def flow_colours(flow: np.ndarray, longest: float | None = None) -> np.ndarray:
+    """Colours of a flow field.
+
+    Args:
+      flow: float [..., 2], (dx, dy) in pixels.
+      longest: length that is drawn fully saturated; that of the longest vector by default.
+
+    Returns:
+      RGB uint8 [..., 3].
+    """
+    length = np.hypot(flow[..., 0], flow[..., 1])
+    longest = longest or max(float(length.max(initial=0.0)), _LEAST_FLOW)
+    hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
+    hsv = np.stack([hue, np.minimum(length / longest, 1), np.ones_like(hue)], -1)
+    return _bytes(hsv_to_rgb(hsv))
+
+
+def _flow(example: Example) -> np.ndarray:
+    drawn = flow_colours(example.fields["flow"])
+    seen = example.fields.get("flow_visible")
+    if seen is not None:
+        drawn[~seen] = drawn[~seen] // 2  # what comes out of sight is darker
+    return np.concatenate([drawn, np.full_like(example.video[:1], 255)])
+
+
+def _depth(example: Example) -> np.ndarray:
+    inverse = 1 / example.fields["depth"]
+    low, high = float(inverse.min()), float(inverse.max())
+    grey = (inverse - low) / max(high - low, 1e-9)
+    return _bytes(matplotlib.colormaps["inferno"](grey)[..., :3])
+
+
+def _masks(example: Example) -> np.ndarray:
+    masks = example.fields["masks"]
+    colours = np.concatenate([[[0.12, 0.12, 0.14]], _TABLE[np.arange(max(int(masks.max()), 1)) % len(_TABLE)]])
+    return _bytes(colours[masks])
+
+
+def _tracks(example: Example) -> np.ndarray:
+    factor = max(1, DOTS_AT // example.video.shape[1])
+    canvas = upscale(example.video, factor) // 2
+    tracks = example.fields["tracks"]
+    seen = example.fields.get("tracks_visible", np.ones(tracks.shape[:2], bool))
+    height, width = canvas.shape[1:3]
+    cells = np.floor(tracks * factor).astype(int)
+    for n in range(tracks.shape[1]):
+        colour = _bytes(_TABLE[n % len(_TABLE)])
+        for t in range(len(canvas)):
+            x, y = cells[t, n]
+            if 1 <= x < width - 1 and 1 <= y < height - 1:
+                canvas[t, y - 1 : y + 2, x - 1 : x + 2] = colour
+                if not seen[t, n]:
+                    canvas[t, y, x] = 0
+    return canvas
+
+
+def _bytes(unit: np.ndarray) -> np.ndarray:
+    return (unit * 255 + 0.5).astype(np.uint8)
+
+
+DRAWN: Mapping[str, Callable[[Example], np.ndarray]] = {
+    "flow": _flow,
+    "depth": _depth,
+    "masks": _masks,
+    "tracks": _tracks,
+}
