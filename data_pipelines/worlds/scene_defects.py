@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from data_pipelines.worlds.scene_labels import DEFECTS, Defect, ScenesConfig
+from data_pipelines.worlds.scene_labels import Defect, ScenesConfig
 
 BLUR, LEAST_BLUR = (0.022, 0.05), 1.1  # standard deviation: of the side, and pixels
 DARK, BRIGHT = (0.06, 0.2), (1.9, 2.6)
@@ -36,7 +36,10 @@ WORDS = TEXT.split()
 
 @dataclasses.dataclass
 class Canvas:
-    """A clip while it is drawn: its pixels, float32 [T, H, W, 3] of 0 to 255, and the labels that defects set."""
+    """A clip while it is drawn: its pixels, float32 [T, H, W, 3] of 0 to 255, and the labels that defects set.
+
+    `cover`, uint8 [T, H, W], has a number for each bar, page or line where it hides the picture, and 0 elsewhere.
+    """
 
     config: ScenesConfig
     pixels: np.ndarray
@@ -45,22 +48,27 @@ class Canvas:
     text: np.ndarray
     mark: np.ndarray
     content: tuple[int, int, int, int]
+    cover: np.ndarray
 
     @classmethod
     def of(cls, config: ScenesConfig, pixels: np.ndarray) -> "Canvas":
         """A canvas without defects."""
         zeros = np.zeros((3, config.frames), np.float32)
-        whole = (0, config.height, 0, config.width)
-        return cls(config, pixels, zeros[0], np.ones(config.frames, np.float32), zeros[1], zeros[2], whole)
+        whole, ones = (0, config.height, 0, config.width), np.ones(config.frames, np.float32)
+        return cls(config, pixels, zeros[0], ones, zeros[1], zeros[2], whole, np.zeros(pixels.shape[:3], np.uint8))
+
+    def hide(self, start: int, stop: int, where: np.ndarray) -> None:
+        """Something new covers the pixels `where`, bool [H, W], from frame `start` to before `stop`."""
+        self.cover[start:stop, where] = self.cover.max() + 1
 
 
 def apply(canvas: Canvas, kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[Defect, ...]:
     """Draws defects into a canvas; returns them in order.  `still`, `slide` and `freeze` belong to the shots."""
     found = []
-    for kind in DEFECTS:
-        if kind in kinds and kind in ORDER:
+    for kind, draw in ORDER.items():
+        if kind in kinds:
             start, stop = _span(rng, kind, len(canvas.pixels))
-            found.append(Defect(kind, start, stop, round(float(ORDER[kind](canvas, start, stop, rng)), 6)))
+            found.append(Defect(kind, start, stop, round(float(draw(canvas, start, stop, rng)), 6)))
     return tuple(found)
 
 
@@ -127,6 +135,9 @@ def _bars(canvas: Canvas, start: int, stop: int, rng: np.random.Generator, axis:
     bar = max(2, round(extent * rng.uniform(*BAR)))
     pixels = np.moveaxis(canvas.pixels, axis, 0)
     pixels[:bar] = pixels[extent - bar :] = rng.uniform(0, 5)
+    hidden = np.zeros(canvas.pixels.shape[1:3], bool)
+    np.moveaxis(hidden, axis - 1, 0)[np.r_[:bar, extent - bar : extent]] = True
+    canvas.hide(start, stop, hidden)
     top, bottom, left, right = canvas.content
     canvas.content = (bar, extent - bar, left, right) if axis == 1 else (top, bottom, bar, extent - bar)
     return 2 * bar / extent
@@ -173,6 +184,7 @@ def _write(
         left, upper, right, lower = draw.textbbox(place, line, font, anchor="mm", stroke_width=outline)
         covered[max(0, int(upper)) : int(np.ceil(lower)), max(0, int(left)) : int(np.ceil(right))] = True
     _overlay(canvas.pixels[start:stop], np.asarray(layer, np.float32), 1.0)
+    canvas.hide(start, stop, np.asarray(layer)[..., 3] > 127)
     canvas.text[start:stop] = np.maximum(canvas.text[start:stop], covered.mean())
 
 

@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.worlds.world import check_size, check_words
 from vdm_jax.errors import did_you_mean
 
 TRANSITIONS: dict[str, str] = {
@@ -69,22 +70,14 @@ class ScenesConfig:
     noise: float = 2.0
 
     def __post_init__(self):
-        bounds = (
-            *(("height", 16, 128), ("width", 16, 128), ("frames", 1, 128), ("shots", 1, 8), ("objects", 0, 4)),
-            *(("clean", 0, 1), ("duplicates", 0, 0.5), ("noise", 0, 10)),
-        )
+        check_size(self)
+        bounds = (("shots", 1, 8), ("objects", 0, 4), ("clean", 0, 1), ("duplicates", 0, 0.5), ("noise", 0, 10))
         for name, low, high in bounds:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not within {low}..{high}")
-        if not self.fps > 0:
-            raise ValueError(f"fps: {self.fps!r} is not positive")
         for name, allowed in (("transitions", TRANSITIONS), ("defects", DEFECTS)):
-            values = getattr(self, name)
-            for value in values:
-                if value not in allowed:
-                    raise ValueError(f"{name}: {did_you_mean(value, allowed)}")
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}: {values!r} must hold each value once")
+            if getattr(self, name):
+                check_words(name, getattr(self, name), allowed)
         if self.shots > 1 and not self.transitions:
             raise ValueError("transitions: empty, but shots is more than 1; name some, or set shots to 1")
 
@@ -136,7 +129,7 @@ class SceneLabels:
       transitions: in order.
       defects: in the order in which they were applied.
       cameras: kind of camera motion of each shot, of `CAMERAS`.
-      objects: moving objects of each shot.
+      objects: the shot of each moving object; the k-th is k in the masks.
       duplicate_of: index of the clip that this one repeats, or None.
       edit: what was done to it, of `EDITS`, or None.
       shot: int32 [T], the shot that has the larger share of the frame.
@@ -204,7 +197,7 @@ def caption(labels: SceneLabels) -> str:
     if labels.transitions:
         text += " joined by " + " and ".join(f"a {t.kind}" for t in labels.transitions)
     text += "; the camera " + ", then ".join(moves[kind] for kind in labels.cameras)
-    objects = sum(labels.objects)
+    objects = len(labels.objects)
     if objects:
         text += f"; {count[objects] if objects < len(count) else objects} moving object{'s' * (objects > 1)}"
     if labels.defects:

@@ -43,13 +43,29 @@ class Shot:
     maps: np.ndarray
     camera: str
 
-    def flow(self) -> np.ndarray:
-        """Displacement (dx, dy) in pixels of what is seen at each pixel to the next frame; the last frame's is 0."""
+    def flow(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pixel's point is in the next frame, and whether it is seen there.
+
+        Returns:
+          displacement (dx, dy) in pixels, float32 [N, H, W, 2], and bool [N, H, W]; 0 and False in the last frame.
+        """
         flow = np.zeros((*self.ids.shape, 2), np.float32)
         for number, step in enumerate(_steps(self.maps)):  # [N - 1, 2, 3]
             moved = displacement(step, *self.ids.shape[1:])
             np.copyto(flow[:-1], moved, where=(self.ids[:-1] == number)[..., None])
-        return flow
+        seen = np.zeros(self.ids.shape, bool)
+        seen[:-1] = inside(flow[:-1]) & (at(self.ids[1:], flow[:-1]) == self.ids[:-1])
+        return flow, seen
+
+    def cropped(self, box: tuple[float, float, float, float]) -> "Shot":
+        """The shot when the box (left, top, right, bottom) in pixels is enlarged to the frame; without new pixels."""
+        height, width = self.ids.shape[1:]
+        scale = np.array((width / (box[2] - box[0]), height / (box[3] - box[1])))
+        enlarge = np.diag((*scale, 1.0))
+        enlarge[:2, 2] = -scale * box[:2]
+        x = (box[0] + (np.arange(width) + 0.5) / scale[0]).astype(int)
+        y = (box[1] + (np.arange(height) + 0.5) / scale[1]).astype(int)
+        return dataclasses.replace(self, ids=self.ids[:, y[:, None], x], maps=enlarge @ self.maps)
 
     def motion(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean displacement since the frame before of the background, and of objects over it: [N] each, in pixels."""
@@ -69,6 +85,25 @@ def displacement(steps: np.ndarray, height: int, width: int) -> np.ndarray:
     x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
     a = (steps - np.eye(2, 3))[:, :, None, None, :]
     return np.moveaxis(a[..., 0] * x + a[..., 1] * y + a[..., 2], 1, -1).astype(np.float32)
+
+
+def _targets(flow: np.ndarray) -> np.ndarray:
+    """The places, (x, y) in pixels, that flow [N, H, W, 2] leads to from the centres of the pixels."""
+    height, width = flow.shape[1:3]
+    return flow + np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1).astype(np.float32)
+
+
+def inside(flow: np.ndarray) -> np.ndarray:
+    """Whether flow [N, H, W, 2] leads to places inside the frame: bool [N, H, W]."""
+    targets = _targets(flow)
+    return ((targets >= 0) & (targets < flow.shape[2:0:-1])).all(-1)
+
+
+def at(values: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """The values `[N, H, W]` of the pixels that flow [N, H, W, 2] leads to; those at the border beyond it."""
+    limits = np.array(flow.shape[2:0:-1]) - 1
+    x, y = np.clip(np.floor(_targets(flow)).astype(np.int32), 0, limits).transpose(3, 0, 1, 2)
+    return values[np.arange(len(flow))[:, None, None], y, x]
 
 
 def shoot(rng: np.random.Generator, config: ScenesConfig, times: np.ndarray, *, standing: bool = False) -> Shot:

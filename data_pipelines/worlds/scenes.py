@@ -20,31 +20,76 @@ from PIL import Image
 
 from data_pipelines.worlds import scene_defects, scene_shots
 from data_pipelines.worlds.scene_defects import Canvas
-from data_pipelines.worlds.scene_labels import EDITS, STANDING, Defect, SceneLabels, ScenesConfig, Transition
+from data_pipelines.worlds.scene_labels import EDITS, STANDING, Defect, SceneLabels, ScenesConfig, Transition, caption
+from data_pipelines.worlds.scene_shots import Shot
+from data_pipelines.worlds.world import Example
 from vdm_jax.media import video as media
 
 LEAST_SHOT = 4  # frames of a shot outside of transitions
 LONGEST_FADE, LEAST_FADE = 24, 3  # frames
 WINDOW = 16  # a duplicate is at most so many clips after the original
-_CLASHES = ({"dark", "bright", "flash"}, {"letterbox", "pillarbox"}, {"still", "slide", "freeze"}, {"slide", "blur"})
+_CLASHES = (
+    {"dark", "bright", "flash"},
+    {"dark", "letterbox"},
+    {"dark", "pillarbox"},
+    {"letterbox", "pillarbox"},
+    {"still", "slide", "freeze"},
+    {"slide", "blur"},
+)
 _STANDS = {"watermark", "flash", "flicker"}  # a mark is told from the picture only where that moves
 
 
-def render(config: ScenesConfig, index: int, seed: int) -> tuple[np.ndarray, SceneLabels]:
-    """Clip `index` of the endless, reproducible sequence of `seed`.
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A clip with what it was made of.
 
-    Returns:
-      RGB uint8 [T, H, W, 3], and its labels.
+    Attributes:
+      pixels: uint8 [T, H, W, 3].
+      labels: of the clip.
+      shots: first frame of each shot, and the shot.
+      cover: uint8 [T, H, W], 0 where a shot is seen, else the number of the bar, line or page that hides it.
     """
+
+    pixels: np.ndarray
+    labels: SceneLabels
+    shots: tuple[tuple[int, Shot], ...]
+    cover: np.ndarray
+
+
+def clip(config: ScenesConfig, index: int, seed: int = 0) -> Example:
+    """Clip `index` of the endless, reproducible sequence of `seed`; its attributes are `SceneLabels.to_dict`.
+
+    Fields: `masks`, `flow` and `flow_visible` of the shot that has the larger share of the frame.  Bars and writing
+    stand still.  Nothing is visible from or into a frame of a transition, or across a cut.
+    """
+    film = _repeated(config, index, seed)
+    return Example(film.pixels, caption(film.labels), film.labels.to_dict(), _fields(film))
+
+
+def render(config: ScenesConfig, index: int, seed: int = 0) -> tuple[np.ndarray, SceneLabels]:
+    """What `clip` shows and its labels, without the fields: uint8 [T, H, W, 3], labels."""
+    film = _repeated(config, index, seed)
+    return film.pixels, film.labels
+
+
+def _repeated(config: ScenesConfig, index: int, seed: int) -> Film:
+    """The film of an index, or that of an earlier one with an edit."""
     origin, edit = _origin(config, index, seed)
-    pixels, labels = _film(config, np.random.default_rng([seed, origin]))
+    film = _film(config, np.random.default_rng([seed, origin]))
     if edit is None:
-        return pixels, labels
+        return film
     rng = np.random.default_rng([seed, index, 2])
+    labels = film.labels
     bars = labels.content != (0, config.height, 0, config.width)
-    if edit == "crop" and (bars or labels.text.any() or labels.mark.any()):
-        edit = "reencode"  # a crop would change where things lie
-    return edited(pixels, edit, rng), dataclasses.replace(labels, duplicate_of=origin, edit=edit)
+    if edit == "crop" and (bars or film.cover.any() or labels.mark.any()):
+        edit = "reencode"  # a crop would change what is known of them
+    labels = dataclasses.replace(labels, duplicate_of=origin, edit=edit)
+    if edit != "crop":
+        return dataclasses.replace(film, pixels=edited(film.pixels, edit, rng), labels=labels)
+    box = _box(config, rng)
+    shots = tuple((first, shot.cropped(box)) for first, shot in film.shots)
+    labels = dataclasses.replace(labels, **_moved(config, shots, labels.shot, labels.mix))
+    return Film(_cropped(film.pixels, box), labels, shots, film.cover)
 
 
 def edited(pixels: np.ndarray, edit: str, rng: np.random.Generator) -> np.ndarray:
@@ -52,7 +97,7 @@ def edited(pixels: np.ndarray, edit: str, rng: np.random.Generator) -> np.ndarra
 
     Args:
       pixels: uint8 [T, H, W, 3].
-      edit: of `scene_labels.EDITS`.
+      edit: of `scene_labels.EDITS`, but no crop.
       rng: how much.
     """
     values = pixels.astype(np.float32)
@@ -60,12 +105,6 @@ def edited(pixels: np.ndarray, edit: str, rng: np.random.Generator) -> np.ndarra
         case "reencode":
             coded = media.decode(media.encode_mp4(pixels, 8, crf=int(rng.integers(26, 36))))
             return coded[:, : pixels.shape[1], : pixels.shape[2]]
-        case "crop":
-            height, width = pixels.shape[1:3]
-            cut = rng.uniform(0.02, 0.06, 4) * (width, height, width, height)
-            box = (cut[0], cut[1], width - cut[2], height - cut[3])
-            frames = (Image.fromarray(frame) for frame in pixels)
-            return np.stack([np.asarray(f.resize((width, height), Image.Resampling.BICUBIC, box)) for f in frames])
         case "brightness":
             values *= rng.choice((rng.uniform(0.8, 0.92), rng.uniform(1.08, 1.2)))
         case "contrast":
@@ -73,6 +112,24 @@ def edited(pixels: np.ndarray, edit: str, rng: np.random.Generator) -> np.ndarra
         case "noise":
             values += rng.normal(0, rng.uniform(3, 8), values.shape)
     return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+
+
+def _box(config: ScenesConfig, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a crop, in pixels."""
+    cut = rng.uniform(0.02, 0.06, 4)
+    return (
+        float(cut[0] * config.width),
+        float(cut[1] * config.height),
+        float((1 - cut[2]) * config.width),
+        float((1 - cut[3]) * config.height),
+    )
+
+
+def _cropped(pixels: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The box of each frame, enlarged to the size of the frame."""
+    size = pixels.shape[2], pixels.shape[1]
+    frames = (Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box) for frame in pixels)
+    return np.stack([np.asarray(frame) for frame in frames])
 
 
 def _origin(config: ScenesConfig, index: int, seed: int) -> tuple[int, str | None]:
@@ -84,7 +141,8 @@ def _origin(config: ScenesConfig, index: int, seed: int) -> tuple[int, str | Non
     return 2 * int(rng.integers(max(0, latest - WINDOW // 2), latest + 1)), EDITS[rng.integers(len(EDITS))]
 
 
-def _film(config: ScenesConfig, rng: np.random.Generator) -> tuple[np.ndarray, SceneLabels]:
+def _film(config: ScenesConfig, rng: np.random.Generator) -> Film:
+    """Draws what one random stream decides."""
     kinds = choose(config, rng)
     standing = next((kind for kind in kinds if kind in STANDING), None)
     transitions = () if standing else _transitions(config, rng)
@@ -94,35 +152,38 @@ def _film(config: ScenesConfig, rng: np.random.Generator) -> tuple[np.ndarray, S
         if held is None:  # one shot is long enough, if any is
             transitions, held = (), _held(config, (), rng)
     weights, fill = _weights(config.frames, transitions, rng)
-    mixed, facts = _shots(config, weights, fill, standing, held, rng)
+    mixed, shots = _shots(config, weights, fill, standing, held, rng)
     canvas, found = Canvas.of(config, mixed), []
     if standing:
         strength = 1.0
         if standing == "slide":
             page, strength, canvas.text[:] = scene_defects.slide(rng, config)
-            mixed[:] = page
+            mixed[:], canvas.cover[:] = page, 1
         found.append(Defect(standing, 0, config.frames, round(strength, 6)))
     if held:
         found.append(Defect("freeze", *held, 1.0))
     found += scene_defects.apply(canvas, kinds, rng)
     noise = rng.uniform(0, config.noise) * rng.standard_normal(mixed.shape, dtype=np.float32)
     pixels = (np.clip(canvas.pixels + noise, 0, 255) + 0.5).astype(np.uint8)
+    main, mix = weights.argmax(0).astype(np.int32), (1 - weights.max(0)).astype(np.float32)
     labels = SceneLabels(
         shots=len(weights),
         transitions=transitions,
         defects=tuple(found),
+        cameras=tuple(shot.camera for _, shot in shots),
+        objects=tuple(n for n, (_, shot) in enumerate(shots) for _ in shot.maps[1:]),
         duplicate_of=None,
         edit=None,
-        shot=weights.argmax(0).astype(np.int32),
-        mix=(1 - weights.max(0)).astype(np.float32),
+        shot=main,
+        mix=mix,
         blur=canvas.blur,
         exposure=canvas.exposure,
         text=canvas.text,
         mark=canvas.mark,
         content=canvas.content,
-        **facts,
+        **_moved(config, shots, main, mix),
     )
-    return pixels, labels
+    return Film(pixels, labels, shots, canvas.cover)
 
 
 def choose(config: ScenesConfig, rng: np.random.Generator) -> tuple[str, ...]:
@@ -173,32 +234,54 @@ def _shots(
     standing: str | None,
     held: tuple[int, int] | None,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, dict]:
-    """The mixed shots, float32 [T, H, W, 3], and what is known of how they move."""
+) -> tuple[np.ndarray, tuple[tuple[int, Shot], ...]]:
+    """The mixed shots, float32 [T, H, W, 3]; the first frame of each shot, and the shot."""
     mixed = np.zeros((config.frames, config.height, config.width, 3), np.float32)
     mixed += ((1 - weights.sum(0)) * fill)[:, None, None, None]
-    cameras, objects = [], []
-    motion = np.zeros((2, config.frames), np.float32)
-    main = weights.argmax(0)
+    main, shots = weights.argmax(0), []
     for number, weight in enumerate(weights):
         seen = np.flatnonzero((weight > 0) | (main == number))
         first, last = int(seen[0]), int(seen[-1]) + 1
-        hold = np.arange(last - first)
+        times = np.arange(last - first)
         if held and main[held[0]] == number:
-            hold[held[0] - first : held[1] - first] = held[0] - first
-        shot = scene_shots.shoot(rng, config, hold, standing=standing is not None)
+            times[held[0] - first : held[1] - first] = held[0] - first
+        shot = scene_shots.shoot(rng, config, times, standing=standing is not None)
         mixed[first:last] += weight[first:last, None, None, None].astype(np.float32) * shot.pixels
-        mine = main[first:last] == number
-        mine[1:] &= mine[:-1]  # the first frame of a shot has none before it
-        mine[0] = False
-        motion[:, first:last] += np.where(mine, np.stack(shot.motion()), 0) / config.side
-        cameras.append(shot.camera)
-        objects.append(len(shot.maps) - 1)
-    still = (motion.sum(0) < 1e-6) & (weights.max(0) == 1)
-    still[1:] &= (main[1:] == main[:-1]) & (weights.max(0)[:-1] == 1)
-    still[0] = False
-    named = {"cameras": tuple(cameras), "objects": tuple(objects), "still": still}
-    return mixed, named | {"camera_motion": motion[0], "object_motion": motion[1]}
+        shots.append((first, shot))
+    return mixed, tuple(shots)
+
+
+def _moved(config: ScenesConfig, shots: Sequence[tuple[int, Shot]], main: np.ndarray, mix: np.ndarray) -> dict:
+    """The labels `camera_motion`, `object_motion` and `still`."""
+    motion = np.zeros((2, config.frames), np.float32)
+    follows = np.zeros(config.frames, bool)  # the frame before is of the same shot
+    follows[1:] = main[1:] == main[:-1]
+    for number, (first, shot) in enumerate(shots):
+        span = slice(first, first + len(shot.ids))
+        motion[:, span] += np.where(follows[span] & (main[span] == number), np.stack(shot.motion()), 0) / config.side
+    pure = mix == 0
+    still = follows & pure & np.concatenate([[False], pure[:-1]]) & (motion.sum(0) == 0)
+    return {"camera_motion": motion[0], "object_motion": motion[1], "still": still}
+
+
+def _fields(film: Film) -> dict[str, np.ndarray]:
+    """The fields `masks`, `flow` and `flow_visible` (see `world.FIELDS`)."""
+    main, pure = film.labels.shot, film.labels.mix == 0
+    masks = np.zeros(film.cover.shape, np.uint8)
+    flow = np.zeros((*film.cover.shape, 2), np.float32)
+    seen = np.zeros(film.cover.shape, bool)
+    objects = 0
+    for number, (first, shot) in enumerate(film.shots):
+        mine = np.flatnonzero(main == number)
+        masks[mine] = np.where(shot.ids > 0, shot.ids + objects, 0)[mine - first]
+        flow[mine], seen[mine] = (of_shot[mine - first] for of_shot in shot.flow())
+        objects += len(shot.maps) - 1
+    covered = film.cover > 0
+    masks[covered], flow[covered] = 0, 0
+    hidden = scene_shots.at(covered[1:], flow[:-1])  # by something that covers the point in the next frame
+    lasting = (main[1:] == main[:-1]) & pure[1:] & pure[:-1]
+    seen = np.where(covered[:-1], film.cover[1:] == film.cover[:-1], seen[:-1] & ~hidden)
+    return {"masks": masks, "flow": flow[:-1], "flow_visible": seen & lasting[:, None, None]}
 
 
 def _held(config: ScenesConfig, transitions: Sequence[Transition], rng: np.random.Generator) -> tuple[int, int] | None:
