@@ -86,9 +86,8 @@ class CogVideoXTextToVideo(Pipeline):
 
     def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
         """`(t, h, w, c)`, with frames that fill up the last token's."""
-        config, patch = self.opened.part("vae").config, self.config.patch[0]
-        frames = -(-config.grid.latent_frames(request.frames) // patch) * patch
-        return frames, request.height // config.grid.side, request.width // config.grid.side, config.latent_channels
+        (frames, *rest), patch = super().latent_shape(request), self.config.patch[0]
+        return -(-frames // patch) * patch, *rest
 
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         """What the text says, and what there is of pictures."""

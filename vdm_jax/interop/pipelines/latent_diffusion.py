@@ -42,12 +42,6 @@ class LatentDiffusion(Pipeline):
         latents = self.said.get("sample_size") or 64
         return latents * self.opened.part("vae").config.grid.side
 
-    @property
-    def multiples(self) -> tuple[int, int]:
-        """What height and width must be multiples of."""
-        side = self.opened.part("vae").config.grid.side
-        return side, side
-
     def complete(self, request: Request) -> Request:
         """See `Pipeline.complete`."""
         if "video" in self.takes | self.needs and not (request.video is None and request.strength is None):
@@ -70,11 +64,6 @@ class LatentDiffusion(Pipeline):
         """See `Pipeline.plan`; `eta` is always told, which TCD takes for its gamma."""
         plan = self.opened.scheduler.plan(request.steps, eta=request.options["eta"])
         return plan if request.strength is None else plan.part(request.strength)
-
-    def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
-        """`(t, h, w, c)`."""
-        side, channels = self.opened.part("vae").config.grid.side, self.opened.part("vae").config.latent_channels
-        return request.frames, request.height // side, request.width // side, channels
 
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         """What the text says, and the clip to change if there is one."""

@@ -53,11 +53,6 @@ class Latte(Pipeline):
         """See `Pipeline.plan`."""
         return self.opened.scheduler.plan(request.steps, eta=request.options["eta"])
 
-    def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
-        """`(t, h, w, c)`."""
-        side, channels = self.opened.part("vae").config.grid.side, self.opened.part("vae").config.latent_channels
-        return request.frames, request.height // side, request.width // side, channels
-
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         """What the text says."""
         text, negative, cut = self.prompts(request, LATTE, TEXT)

@@ -71,18 +71,21 @@ class Pipeline(abc.ABC):
     def defaults(self) -> Defaults:
         """What is done where a request says nothing."""
 
-    @property
-    @abc.abstractmethod
-    def multiples(self) -> tuple[int, int]:
-        """What height and width must be multiples of."""
-
     @abc.abstractmethod
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         """Runs the encoders on a completed request."""
 
-    @abc.abstractmethod
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """What height and width must be multiples of: an autoencoder's pixel, times a patch where there are such."""
+        side = self.opened.part("vae").config.grid.side
+        return side, side
+
     def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
         """`(t, h, w, c)` of a completed request."""
+        vae = self.opened.part("vae").config
+        frames = vae.grid.latent_frames(request.frames)
+        return frames, request.height // vae.grid.side, request.width // vae.grid.side, vae.latent_channels
 
     def complete(self, request: Request) -> Request:
         """Fills in the defaults and checks everything that can be checked before anything is compiled.

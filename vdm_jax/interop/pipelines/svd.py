@@ -47,12 +47,6 @@ class StableVideoDiffusion(Pipeline):
         own = {"min_guidance_scale": 1.0, "motion_bucket_id": 127, "noise_aug_strength": 0.02, "decode_chunk_size": 0}
         return Defaults(self.said.get("num_frames", 25), 576, 1024, 25, 3.0, 7.0, options=own)
 
-    @property
-    def multiples(self) -> tuple[int, int]:
-        """What height and width must be multiples of."""
-        side = self.opened.part("vae").config.grid.side
-        return side, side
-
     def complete(self, request: Request) -> Request:
         """See `Pipeline.complete`."""
         if any(request.prompts):
@@ -67,11 +61,6 @@ class StableVideoDiffusion(Pipeline):
             if said.get(name, value) != value:
                 raise ValueError(f"feature_extractor: {name}={said[name]!r} is not supported (only {value!r})")
         return request
-
-    def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
-        """`(t, h, w, c)`."""
-        side, channels = self.opened.part("vae").config.grid.side, self.opened.part("vae").config.latent_channels
-        return request.frames, request.height // side, request.width // side, channels
 
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         """Features and latents of the picture, and the numbers."""

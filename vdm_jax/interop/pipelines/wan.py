@@ -60,11 +60,6 @@ class WanTextToVideo(Pipeline):
             raise ValueError("video: goes with no image")
         return super().complete(with_video(request, strength=0.8))
 
-    def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
-        config = self.opened.part("vae").config
-        height, width = request.height // config.grid.side, request.width // config.grid.side
-        return config.grid.latent_frames(request.frames), height, width, config.latent_channels
-
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         text, negative, cut = self.prompts(request, WAN, TEXT)
         cond, null = {"tokens": text["tokens"]}, {"tokens": negative["tokens"]} if request.guides else None
