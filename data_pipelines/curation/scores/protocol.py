@@ -8,9 +8,12 @@ Shape legend: T pictures kept, N pictures seen (most of those that were decoded)
 """
 
 import dataclasses
+import functools
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from data_pipelines.curation.scores.opencv import import_opencv
 
 PAIR_GAP = 2.1  # two pictures are neighbours if they are at most so many sampling steps apart
 
@@ -44,9 +47,9 @@ class Edges:
     """What the lines of the source look like at full resolution, over the sampled pictures of one span.
 
     Attributes:
-      rows: float32 [H, 2]; for each row its mean luma in the picture where that is highest, and the largest standard
-        deviation of luma along it.  Luma is 0 (black) to 255, whatever range the file uses.
-      columns: float32 [W, 2]; the same for columns.
+      rows: [H, 2]; for each row the mean and the standard deviation of luma along it, the 80th percentile over the
+        pictures.  Luma is 0 (black) to 255, whatever range the file uses.
+      columns: [W, 2]; the same for columns.
     """
 
     rows: np.ndarray
@@ -75,6 +78,12 @@ class Sample:
     edges: Edges
     height: int
     width: int
+
+    @functools.cached_property
+    def grey(self) -> np.ndarray:
+        """Luma of the frames, uint8 [T, h, w]."""
+        cv2 = import_opencv()
+        return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in self.frames])
 
     def pairs(self) -> list[int]:
         """Indices k for which pictures k and k + 1 are neighbours in time."""

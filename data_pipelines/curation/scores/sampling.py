@@ -26,6 +26,7 @@ from vdm_jax.media.video import VideoError
 
 _HOLD = 1.0  # seconds; a picture that is shown for longer is seen again at every wanted time
 SHORT = 1.0  # seconds; of spans below that every picture counts
+NEARLY_ALL = 80  # percentile over the pictures: a flash does not count
 _BURST = 3  # pictures that stay together when a long span is thinned out
 
 
@@ -132,8 +133,7 @@ class _Gatherer:
         self._times: list[float] = []
         self._frames: list[np.ndarray] = []
         self._thumbs: list[tuple[float, np.ndarray]] = []
-        self._rows: np.ndarray | None = None
-        self._columns: np.ndarray | None = None
+        self._lines: list[tuple[np.ndarray, np.ndarray]] = []
         self._size: tuple[int, int] | None = None
 
     @property
@@ -182,7 +182,7 @@ class _Gatherer:
             fps=self._fps,
             thumbs=np.stack(thumbs),
             thumb_times=np.array(times),
-            edges=Edges(self._rows, self._columns),
+            edges=Edges(*(np.percentile(lines, NEARLY_ALL, axis=0) for lines in zip(*self._lines))),
             height=self._size[0],
             width=self._size[1],
         )
@@ -194,8 +194,5 @@ class _Gatherer:
             return
         self._times.append(time if again or picture.time < self.span.start else picture.time)
         self._frames.append(picture.small)
-        rows, columns = picture.lines
-        same = self._rows is not None and (len(rows), len(columns)) == (len(self._rows), len(self._columns))
-        self._rows = np.maximum(self._rows, rows) if same else rows
-        self._columns = np.maximum(self._columns, columns) if same else columns
+        self._lines.append(picture.lines)
         self._size = picture.size
