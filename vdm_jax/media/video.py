@@ -30,6 +30,7 @@ from vdm_jax.errors import RunError
 
 Source = str | os.PathLike | bytes
 MAX_GAP_SECONDS = 600.0  # a longer picture is a damaged time stamp; resampling would repeat it without end
+_EXACT = ("mov,", "matroska,")  # containers whose index is exact; in others, seeking leads near the place
 _BT601, _LIMITED = 6, 1  # AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG
 
 
@@ -112,6 +113,44 @@ def probe(source: Source) -> VideoInfo:
         )
 
 
+class Picture:
+    """A decoded picture in the form that the file holds; converting it is what most of them are spared."""
+
+    def __init__(self, source: Source, frame: av.VideoFrame, reformatter: VideoReformatter):
+        self._source, self._frame, self._reformatter = source, frame, reformatter
+
+    def rgb(self) -> np.ndarray:
+        """RGB uint8 [H, W, 3], upright.
+
+        Raises:
+          VideoError: it is turned by an angle that is no multiple of 90 degrees.
+        """
+        return _to_rgb(self._source, self._frame, self._reformatter, None)
+
+
+def iter_pictures(source: Source, start: float = 0.0, *, threads: int = 1) -> Iterator[tuple[float, Picture]]:
+    """Decodes stored pictures, from the last keyframe shown at or before a time to the end; holds two at a time.
+
+    Args:
+      source: a path, or the bytes of a file.
+      start: seconds since the first picture.  What lies before its keyframe is not decoded where the container can
+        seek; nobody but the reader of times sees a difference.
+      threads: as in `iter_frames`.
+
+    Yields:
+      (seconds since the first picture of the file, picture), in order of display.
+
+    Raises:
+      VideoError: as `iter_frames`.
+    """
+    with opened(source) as container:
+        stream = _prepared(source, container, threads)
+        timed = _timed_from(source, container, stream, start)
+        reformatter = VideoReformatter()
+        for seconds, frame in timed:
+            yield seconds, Picture(source, frame, reformatter)
+
+
 def iter_frames(source: Source, fps: float | None = None, *, threads: int = 1) -> Iterator[tuple[float, np.ndarray]]:
     """Decodes one picture after the other; holds two at a time, however long the file is.
 
@@ -130,12 +169,7 @@ def iter_frames(source: Source, fps: float | None = None, *, threads: int = 1) -
     if fps is not None and not fps > 0:
         raise ValueError(f"fps: {fps!r} is not positive")
     with opened(source) as container:
-        if not container.streams.video:
-            raise VideoError("no_video", f"{name_of(source)}: holds no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO" if threads != 1 else "SLICE"
-        stream.codec_context.thread_count = threads
-        check_not_truncated(source, stream)
+        stream = _prepared(source, container, threads)
         timed = _timed(source, container, stream)
         reformatter = VideoReformatter()  # one for all frames: building its tables costs more than a small frame
         shown, pixels = None, None
@@ -325,16 +359,50 @@ def _matroska_seconds(stream: av.VideoStream) -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _timed(
-    source: Source, container: av.container.InputContainer, stream: av.VideoStream
+def _prepared(source: Source, container: av.container.InputContainer, threads: int) -> av.VideoStream:
+    """The video stream, ready to be decoded."""
+    if not container.streams.video:
+        raise VideoError("no_video", f"{name_of(source)}: holds no video stream")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO" if threads != 1 else "SLICE"
+    stream.codec_context.thread_count = threads
+    check_not_truncated(source, stream)
+    return stream
+
+
+def _timed_from(
+    source: Source, container: av.container.InputContainer, stream: av.VideoStream, start: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Pictures with their display times; counts where a raw stream has no times."""
+    """`_timed` from the keyframe before `start` on, or from the beginning where seeking does not lead there."""
+    exact = start > 0 and container.format.name.startswith(_EXACT)
+    first = next(iter(container.decode(stream)), None) if exact else None
+    if first is not None and first.time is not None:
+        tick = float(stream.time_base)
+        container.seek(int((first.time + start) / tick), stream=stream)
+        timed = _timed(source, container, stream, first.time)
+        reached = next(timed, None)
+        if reached is not None and reached[0] <= start + tick:
+            yield reached
+            yield from timed
+            return
+    if first is not None:
+        container.seek(stream.start_time or 0, stream=stream)
+    yield from _timed(source, container, stream)
+
+
+def _timed(
+    source: Source, container: av.container.InputContainer, stream: av.VideoStream, origin: float | None = None
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Pictures with their times since `origin` (that of the first one); counts where a raw stream has no times."""
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    origin, last, count = None, 0.0, 0
+    last, count, entered = 0.0, 0, origin is not None
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise VideoError("truncated", f"{name_of(source)}: ends in the middle of a packet, {last:.2f} s in")
         for frame in packet.decode():
+            if entered and not frame.key_frame:
+                continue  # shown before the keyframe, and made of what comes before it too
+            entered = False
             if frame.is_corrupt:
                 raise VideoError("damaged", f"{name_of(source)}: a picture is damaged, {last:.2f} s in")
             seconds = count / rate if frame.time is None else frame.time
