@@ -92,6 +92,35 @@ def lock(part: Path, out: Path) -> int:
     return descriptor
 
 
+@contextlib.contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A directory to fill, which gets the name `out` when the block ends; an error leaves nothing.
+
+    Raises:
+      ValueError: `out` exists already.
+      RunError: another process writes there, or the disk fails.
+    """
+    if out.exists():
+        raise ValueError(f"out: {out} exists already; choose another place")
+    part = out.with_name(f".{out.name}.part")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        held = lock(part, out)
+    try:
+        with writing(out):
+            for left_over in part.iterdir():
+                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+            yield part
+            for path in part.iterdir():
+                flush(path)
+            flush(part)
+            part.rename(out)
+            flush(out.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(held)
+
+
 def publish(part: Path, out: Path) -> None:
     """Gives a directory that holds a whole set its name; a set that is there already goes."""
     if not (part / manifests.FILE_NAME).exists():

@@ -35,6 +35,7 @@ VERBS = {
     "import": "read published weights into a run",
     "export": "write the weights of a run as published code reads them",
     "parity": "hold the networks here against the published ones",
+    "shards": "verify, merge, cut or export shard sets",
     "inspect": "show what is in a shard set or a run",
 }
 COMPUTING = ("encode", "train", "sample")  # verbs that run a network
@@ -46,7 +47,11 @@ class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are ValueErrors of one line, with the nearest right spelling."""
 
     def error(self, message: str) -> None:
-        options = [option for action in self._actions for option in action.option_strings]
+        parsers = [
+            self,
+            *(p for a in self._actions if isinstance(a, argparse._SubParsersAction) for p in a.choices.values()),
+        ]
+        options = [option for parser in parsers for action in parser._actions for option in action.option_strings]
         for word in message.rpartition(":")[2].split() if "unrecognized" in message else ():
             near = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.5)
             if word.startswith("-") and near:
