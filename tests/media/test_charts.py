@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -49,3 +50,30 @@ def test_chart_is_the_same_each_time_and_small():
     long = {"loss": curve(np.random.default_rng(0).uniform(size=20_000))}
     assert charts.line_chart(long) == charts.line_chart(long)
     assert len(charts.line_chart(long)) < 100_000
+
+
+def bars(svg):
+    """How many bars of each colour are drawn, those without height left out."""
+    return {k: len(re.findall(rf"fill: var\(--series-{k}\)", svg)) for k in (1, 2)}
+
+
+def test_a_histogram_shows_what_is_outside_of_the_range():
+    values = [0.0, 0.1, 0.2, 0.5, 0.5, 0.9]
+    svg = charts.histogram(values, least=0.2, most=0.5, name="motion")
+    assert svg.startswith("<svg")
+    assert "motion" in svg
+    found = bars(svg)
+    assert found[1] > 3
+    assert found[2] > 3
+    assert found[1] + found[2] == charts.BINS + 2
+    assert bars(charts.histogram(values))[2] == 0
+    assert charts.histogram([3, 3, 3]).startswith("<svg")
+    assert charts.histogram(values, least=0.2) == charts.histogram(values, least=0.2)
+
+
+@pytest.mark.parametrize(("least", "most", "outside"), [(0.2, 0.5, 3), (0.5, 1, 3), (-1, 0.9, 0), (0.95, 2, 6)])
+def test_both_ends_belong_to_the_range(least, most, outside):
+    values = np.array([0.0, 0.1, 0.2, 0.5, 0.5, 0.9])
+    counts, edges = charts._binned(values, [least, np.nextafter(most, np.inf)])
+    inside = (edges[:-1] >= least) & (edges[:-1] <= most)
+    assert (counts[~inside].sum(), counts.sum()) == (outside, 6)

@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from vdm_jax.media import embed
 from vdm_jax.media import report as reports
+from vdm_jax.media.grid import enlarge
 from vdm_jax.media.report import Report, Sample, duration, format_value, render, write_report
 from vdm_jax.media.video import decode
 
@@ -114,7 +116,7 @@ def test_videos_play_what_was_given(full, page):
     for attrs in videos:
         assert {"autoplay", "loop", "muted", "playsinline"} <= attrs.keys()
     played = decode(base64.b64decode(videos[0]["src"].partition(",")[2]))
-    want = reports.enlarge(full.samples[0].clip, reports.LEAST_SIDE)
+    want = enlarge(full.samples[0].clip, embed.LEAST_SIDE)
     assert played.shape == want.shape
     assert np.abs(played.astype(int) - want).mean() < 3
     real = decode(base64.b64decode(videos[1]["src"].partition(",")[2]))
@@ -146,7 +148,7 @@ def test_gif_where_there_is_no_h264(monkeypatch):
     def no_encoder(*_):
         raise LookupError("libx264")
 
-    monkeypatch.setattr(reports, "encode_mp4", no_encoder)
+    monkeypatch.setattr(embed, "encode_mp4", no_encoder)
     page = Page(render(Report("t", samples=[Sample("p", clip())])))
     assert not page.all("video")
     (image,) = page.all("img")

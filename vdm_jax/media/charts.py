@@ -1,4 +1,4 @@
-"""Training curves as inline SVG.
+"""Training curves and histograms as inline SVG.
 
 matplotlib draws them; the text stays text (the page's own font) and every colour is a CSS variable of the page, so
 one picture fits a light and a dark page alike.
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 Curve = Sequence[tuple[float, float]]
 
@@ -22,6 +22,7 @@ SERIES = ["#010211", "#010212", "#010213", "#010214", "#010215"]
 VARIABLES = {INK: "--muted", FAINT: "--line"} | {c: f"--series-{i + 1}" for i, c in enumerate(SERIES)}
 
 SMOOTH_FROM = 80  # points; longer curves are drawn smoothed, over a faint copy of themselves
+BINS = 40  # of a histogram
 MAX_POINTS = 800  # more than a screen shows; keeps the page small
 
 
@@ -80,8 +81,64 @@ def line_chart(curves: Mapping[str, Curve], *, width: float = 7.0, height: float
             _draw(axes, np.asarray(points, np.float64), name, SERIES[i % len(SERIES)])
         _scale(axes, log=use_log_scale(curves))
         _style(axes, legend=len(curves) > 1)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        return _as_svg(figure)
+
+
+def histogram(
+    values: Sequence[float],
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    name: str = "",
+    width: float = 4.6,
+    height: float = 2.1,
+) -> str:
+    """Draws how often values occur; those outside of a range in another colour, and the ends of the range.
+
+    Args:
+      values: finite, at least one.
+      least, most: the range.
+      name: what is measured, under the chart.
+      width, height: as in `line_chart`.
+
+    Returns:
+      An `<svg>` element, as `line_chart`.
+    """
+    values = np.asarray(values, np.float64)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vdm_jax", "font.size": 9}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        ends = (least, math.nextafter(most, math.inf))  # both ends belong to the range, and a bin lacks its upper one
+        counts, edges = _binned(values, [end for end in ends if math.isfinite(end)])
+        inside = (edges[:-1] >= least) & (edges[:-1] <= most)
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=np.where(inside, SERIES[0], SERIES[1]))
+        for end in (least, most):
+            if math.isfinite(end):
+                axes.axvline(end, color=INK, linewidth=1.2, dashes=(3, 2))
+        if counts.max() > 25 * np.median(counts[counts > 0]):
+            axes.set_yscale("symlog", linthresh=1)  # a peak of clips at one value must not hide the others
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0,), numticks=4))
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        _style(axes, legend=False, label=name, ticks=FuncFormatter(lambda value, _: f"{value:g}"))
+        return _as_svg(figure)
+
+
+def _binned(values: np.ndarray, ends: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and edges of about 40 bins; the ends of the range are edges, so that no bin has both colours."""
+    low, high = min([values.min(), *ends]), max([values.max(), *ends])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, BINS + 1)
+    edges = np.unique(np.concatenate([edges, ends]))
+    return np.histogram(values, edges)[0], edges
+
+
+def _as_svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(out.getvalue())
 
 
@@ -108,15 +165,15 @@ def _scale(axes, log: bool) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _style(axes, legend: bool) -> None:
+def _style(axes, legend: bool, label: str = "step", ticks: Formatter | None = None) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0, which="both")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xlabel("step", color=INK)
+    axes.xaxis.set_major_formatter(ticks or EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=ticks is None))
+    axes.set_xlabel(label.replace("$", r"\$"), color=INK)
     axes.margins(x=0.01)
     if legend:
         axes.legend(frameon=False, labelcolor=INK, loc="best")

@@ -5,7 +5,6 @@ with what an oracle read off the pixels, timings, environment, the whole config.
 what the template `report.html.j2` shows; it knows nothing about training.
 """
 
-import base64
 import dataclasses
 import importlib.metadata
 import json
@@ -20,11 +19,10 @@ import jinja2
 import numpy as np
 
 from vdm_jax.media.charts import Curve, line_chart, panels
-from vdm_jax.media.grid import check_clip, enlarge, png_bytes
-from vdm_jax.media.video import encode_gif, encode_mp4
+from vdm_jax.media.embed import embed_clip
+from vdm_jax.media.grid import check_clip
 
 SHOWN = 12  # samples shown at once; the others wait behind one click
-LEAST_SIDE = 128  # pixels of an embedded clip: at that size H.264's halved colour planes no longer smear one another
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "vdm_jax")
 
 
@@ -174,25 +172,10 @@ def _sample(index: int, sample: Sample, fps: float) -> dict[str, Any]:
     return {
         "number": index + 1,
         "prompt": sample.prompt,
-        "media": [(name, _media(check_clip(clip, f"samples[{index}].{name}"), fps)) for name, clip in clips],
+        "media": [(name, embed_clip(check_clip(clip, f"samples[{index}].{name}"), fps)) for name, clip in clips],
         "verdict": verdict,
         "agrees": False not in [v for v in verdict.values() if isinstance(v, bool)],
     }
-
-
-def _media(clip: np.ndarray, fps: float) -> dict[str, str]:
-    """A clip as data URIs: an mp4 and its first frame, or a GIF where this FFmpeg has no H.264 encoder."""
-    large = enlarge(clip, LEAST_SIDE)
-    size = {"width": str(large.shape[2]), "height": str(large.shape[1])}
-    try:
-        video = _data_uri("video/mp4", encode_mp4(large, fps))
-    except (OSError, LookupError):  # PyAV: the codec is unknown, or cannot be opened
-        return size | {"gif": _data_uri("image/gif", encode_gif(clip, fps))}
-    return size | {"mp4": video, "poster": _data_uri("image/png", png_bytes(large[0]))}
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _aspects(samples: Sequence[Sample]) -> list[dict[str, Any]]:
