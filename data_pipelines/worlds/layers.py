@@ -2,7 +2,7 @@
 
 Object k has a centre c_k(t), a colour and a signed distance `phi_k(x, y)` from its outline in pixels, negative inside,
 as a function of the place relative to the centre.  With coverage `a_k = clip(1/2 - phi_k, 0, 1)` the frame is painted
-from the first object to the last, `v <- v + a_k (colour_k - v)`.  A pixel shows the last object whose outline encloses
+from the first object to the last, `v <- v + a_k (colour_k - v)`, rounded.  A pixel shows the last object whose outline encloses
 its centre, p; that point is at `p + c_k(t + 1) - c_k(t)` in the next frame, and seen there unless it is outside or a
 later object encloses it.  What shows the background stays where it is.
 
@@ -40,11 +40,11 @@ def paint(background: np.ndarray, layers: Sequence[Layer]) -> tuple[np.ndarray, 
     """Draws a clip.
 
     Args:
-      background: float32 [T, H, W, 3], 0 to 255; it is painted over.
+      background: RGB uint8 [T, H, W, 3]; it is painted over.
       layers: from the farthest to the nearest.
 
     Returns:
-      RGB uint8 [T, H, W, 3], and uint8 [T, H, W]: 0 where the background is seen, k where the k-th layer is.
+      The clip, which is `background`, and uint8 [T, H, W]: 0 where the background is seen, k where the k-th layer is.
     """
     frames, height, width = background.shape[:3]
     masks = np.zeros((frames, height, width), np.uint8)
@@ -54,12 +54,13 @@ def paint(background: np.ndarray, layers: Sequence[Layer]) -> tuple[np.ndarray, 
         x = (lefts[:, None] + np.arange(w)).astype(np.float32)[:, None, :] + np.float32(0.5) - centres[:, None, None, 0]
         y = (tops[:, None] + np.arange(h)).astype(np.float32)[:, :, None] + np.float32(0.5) - centres[:, None, None, 1]
         phi = layer.distance(x, y)
-        alpha, colour = np.clip(0.5 - phi, 0, 1)[..., None], np.asarray(layer.colour, np.float32)
+        alpha = np.clip(0.5 - phi, 0, 1)[..., None]
+        added, kept, inside = alpha * np.asarray(layer.colour, np.float32) + np.float32(0.5), 1 - alpha, phi <= 0
         for t, (top, left) in enumerate(zip(tops, lefts)):
             there = background[t, top : top + h, left : left + w]
-            there += alpha[t] * (colour - there)
-            masks[t, top : top + h, left : left + w][phi[t] <= 0] = number
-    return (background + np.float32(0.5)).astype(np.uint8), masks
+            there[...] = there * kept[t] + added[t]
+            masks[t, top : top + h, left : left + w][inside[t]] = number
+    return background, masks
 
 
 def truth(masks: np.ndarray, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
@@ -69,14 +70,14 @@ def truth(masks: np.ndarray, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
       masks: as `paint` gives them.
       layers: those that were painted.
     """
-    steps = np.stack([np.zeros((len(masks), 2)), *(layer.centres for layer in layers)])
-    steps = np.diff(steps, axis=1).astype(np.float32)  # [1 + N, T - 1, 2], of the background and each object
     shown = masks[:-1]
-    flow = steps[shown, np.arange(len(shown))[:, None, None]]
+    flow = np.zeros((*shown.shape, 2), np.float32)
     visible = (shown > 0) | (masks[1:] == 0)
     for number, layer in enumerate(layers, 1):
         t, i, j = np.nonzero(shown == number)
-        points = np.stack([j + 0.5, i + 0.5], -1) + np.diff(layer.centres, axis=0)[t]
+        step = np.diff(layer.centres, axis=0)[t]
+        flow[t, i, j] = step
+        points = np.stack([j + 0.5, i + 0.5], -1) + step
         visible[t, i, j] = seen(points, t + 1, layers[number:], masks.shape[1:])
     tracks = np.stack([layer.centres + np.asarray(layer.anchor) for layer in layers], 1)
     every = np.arange(len(masks))

@@ -23,6 +23,7 @@ import numpy as np
 from data_pipelines.worlds import layers
 from data_pipelines.worlds.layers import Layer
 from data_pipelines.worlds.shapes import SHAPES, distance
+from data_pipelines.worlds.splitting import divide
 from data_pipelines.worlds.world import ClipFn, Example, check_size, check_words, generator
 from vdm_jax.errors import did_you_mean
 
@@ -121,27 +122,9 @@ def split(fraction_held_out: float, seed: int, config: SpritesConfig) -> tuple[t
       (training, held-out) combinations, both in the order of `combinations`.
 
     Raises:
-      ValueError: a fraction out of range, or so large that some single value would be missing in training.
+      ValueError: as `splitting.divide`.
     """
-    if not 0 <= fraction_held_out < 1:
-        raise ValueError(f"fraction_held_out: {fraction_held_out!r} is not within [0, 1)")
-    combos = combinations(config)
-    wanted = round(fraction_held_out * len(combos))
-    left: dict[tuple[str, str], int] = {}
-    for value in itertools.chain.from_iterable(map(_values, combos)):
-        left[value] = left.get(value, 0) + 1
-    held_out: set[Sprite] = set()
-    for i in np.random.default_rng([seed, 0x5EED]).permutation(len(combos)):
-        values = _values(combos[i])
-        if len(held_out) < wanted and all(left[v] > 1 for v in values):
-            held_out.add(combos[i])
-            for v in values:
-                left[v] -= 1
-    if len(held_out) < wanted:
-        raise ValueError(
-            f"fraction_held_out: {fraction_held_out!r} leaves some colour, shape, direction or speed untaught"
-        )
-    return tuple(c for c in combos if c not in held_out), tuple(c for c in combos if c in held_out)
+    return divide(combinations(config), fraction_held_out, seed)
 
 
 def attributes(index: int, config: SpritesConfig, combos: Sequence[Sprite] | None = None) -> tuple[Sprite, ...]:
@@ -182,7 +165,8 @@ def render(sprites: Sprite | Sequence[Sprite], rng: np.random.Generator, config:
     """
     sprites = (sprites,) if isinstance(sprites, Sprite) else tuple(sprites)
     drawn = [_layer(sprite, rng, config) for sprite in sprites]
-    background = np.full((config.frames, config.height, config.width, 3), 255 * config.background, np.float32)
+    grey = round(255 * config.background)
+    background = np.full((config.frames, config.height, config.width, 3), grey, np.uint8)
     video, masks = layers.paint(background, drawn)
     objects = [dataclasses.asdict(sprite) for sprite in sprites]
     return Example(video, caption(sprites), {"objects": objects}, layers.truth(masks, drawn))
@@ -227,10 +211,6 @@ def parse_captions(text: str) -> tuple[Sprite, ...]:
 
 def _clip_of(config: SpritesConfig, combos: Sequence[Sprite], index: int, seed: int) -> Example:
     return clip(config, index, seed, combos)
-
-
-def _values(sprite: Sprite) -> tuple[tuple[str, str], ...]:
-    return tuple(dataclasses.asdict(sprite).items())
 
 
 def _layer(sprite: Sprite, rng: np.random.Generator, config: SpritesConfig) -> Layer:

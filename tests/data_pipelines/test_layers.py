@@ -15,7 +15,7 @@ def disc(colour, start, step, radius, frames=5):
 
 
 def paint(*objects, frames=5):
-    return layers.paint(np.full((frames, *SIZE, 3), 40, np.float32), objects)
+    return layers.paint(np.full((frames, *SIZE, 3), 40, np.uint8), objects)
 
 
 def random_discs(seed, count=4):
