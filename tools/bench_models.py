@@ -22,13 +22,13 @@ from pathlib import Path
 from bench import imports
 from bench.networks import NETWORKS, measure
 from bench.options import Options, say
+from bench.sections import check_names, finish
 
 from vdm_jax.cli.huge_pages import with_huge_pages
 from vdm_jax.cli.main import guarded
-from vdm_jax.errors import RunError, did_you_mean
-from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
+from vdm_jax.errors import RunError
+from vdm_jax.media.figures import Figure, add_json_argument, write_figures
 
-NOT_MET = 1
 IMPORT = "import"
 SECTIONS = (*NETWORKS, IMPORT)
 
@@ -51,9 +51,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Measures; returns the exit status."""
-    for name in args.only:
-        if name not in SECTIONS:
-            raise ValueError(f"--only: {did_you_mean(name, SECTIONS)}")
+    check_names(args.only, SECTIONS)
     if args.in_process:
         write_figures(args.json, measure(args.only, Options(args.quick)))
         return 0
@@ -62,13 +60,7 @@ def run(args: argparse.Namespace) -> int:
     figures = [figure for count in counts for figure in with_threads(count, names, args.quick)]
     if IMPORT in args.only:
         figures += imports.measure(Options(args.quick))
-    print(f"\n{figures_table(figures)}\n")
-    for figure in figures:
-        if figure.ok is not None:
-            print(f"{'ok     ' if figure.ok else 'NOT MET'}  {figure.name}: ratio {figure.ratio:.2f}")
-    if args.json:
-        write_figures(args.json, figures)
-    return NOT_MET if any(figure.ok is False for figure in figures) else 0
+    return finish(figures, args.json)
 
 
 def with_threads(count: int, names: Sequence[str], quick: bool) -> list[Figure]:

@@ -17,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.options import Options, say
+from bench.options import Options
+from bench.sections import check_names, finish, parser_of, say_section
 
 from vdm_jax.cli.main import guarded
-from vdm_jax.errors import did_you_mean
-from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
+from vdm_jax.media.figures import Figure
 from vdm_jax.planning.targets import use_cpu
 
 SECTIONS = {
@@ -30,7 +30,6 @@ SECTIONS = {
     "chunked": ("bench.scale_memory", "memory of the blockwise kernel, 4k to 128k tokens"),
 }
 TABLE = Path(__file__).with_name("scale.md")
-NOT_MET = 1
 HEAD = """# Scale, without the accelerators
 
 Compiled by libtpu for TPUs that are not there, or counted in compiled programs; predicted times are rooflines at the
@@ -46,31 +45,20 @@ has in it what lies on the host; `host` is bytes a device keeps there, and what 
 
 def main() -> int:
     """Parses, compiles, prints; returns 0, or 1 if a bar is not met."""
-    parser = argparse.ArgumentParser(
-        prog="./tools/bench_scale",
-        description="Memory, traffic and predicted time of large steps.  Exit status 1: a bar is not met.",
-        epilog="sections:\n" + "\n".join(f"  {name:9} {text}" for name, (_, text) in SECTIONS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--only", metavar="NAME", nargs="+", default=list(SECTIONS), help="these sections (all)")
+    parser = parser_of("./tools/bench_scale", "Memory, traffic and predicted time of large steps.", SECTIONS)
     parser.add_argument("--case", metavar="TEXT", default="", help="only the cases of `steps` with this in their name")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes; the figures mean nothing, no table")
-    add_json_argument(parser)
     args = parser.parse_args()
     return guarded(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures the sections; returns the exit status."""
-    for name in args.only:
-        if name not in SECTIONS:
-            raise ValueError(f"--only: {did_you_mean(name, SECTIONS)}")
+    check_names(args.only, SECTIONS)
     use_cpu()
     figures = []
     for name in args.only:
-        module, text = SECTIONS[name]
-        say(f"\n== {name}: {text}")
-        found = importlib.import_module(module).measure(Options(args.quick, case=args.case))
+        say_section(name, SECTIONS)
+        found = importlib.import_module(SECTIONS[name][0]).measure(Options(args.quick, case=args.case))
         if args.case and not found and name == "steps":
             raise ValueError(f"--case: no case of {name} has {args.case!r} in its name")
         again = f"./tools/bench_scale --only {name}"
@@ -78,10 +66,7 @@ def run(args: argparse.Namespace) -> int:
         figures += found
         if not args.quick:
             write_table(TABLE, found)
-    print(f"\n{figures_table(figures)}")
-    if args.json:
-        write_figures(args.json, figures)
-    return NOT_MET if any(figure.ok is False for figure in figures) else 0
+    return finish(figures, args.json)
 
 
 def write_table(path: Path, figures: Sequence[Figure]) -> None:

@@ -10,23 +10,18 @@ Each section runs in a process of its own, so that no memory, thread or compiled
 
 import argparse
 import importlib
-import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from bench.options import Options, say
+from bench.sections import check_names, finish, in_process, parser_of, say_section
 
 from vdm_jax.cli.huge_pages import available, with_huge_pages, without_huge_pages
 from vdm_jax.cli.main import guarded
-from vdm_jax.errors import RunError, did_you_mean
-from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
+from vdm_jax.media.figures import Figure, write_figures
 
-# Name -> module with `measure(options) -> figures`, and what it measures.
-SECTIONS: dict[str, tuple[str, str]] = {
+SECTIONS = {
     "torch": ("bench.against_torch", "train step against PyTorch, eager and compiled; at most as long as either"),
     "overhead": ("bench.overhead", "Python time of a step call; under 3 ms"),
     "compile": ("bench.compile_time", "compile time of dit_14b at depth 40 and 80; growth under 20 %"),
@@ -34,33 +29,22 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "memory": ("bench.memory", "peak memory of a step, per config and remat policy"),
 }
 HUGE_PAGES = {"off": (False,), "on": (True,), "both": (False, True)}
-NOT_MET = 1
 
 
 def main() -> int:
     """Parses, measures, prints; returns 0, or 1 if a bar is not met."""
-    parser = argparse.ArgumentParser(
-        prog="./tools/bench_step",
-        description="Measures speed and memory of a training step.  Exit status 1: a bar is not met.",
-        epilog="sections:\n" + "\n".join(f"  {name:9} {text}" for name, (_, text) in SECTIONS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--only", metavar="NAME", nargs="+", default=list(SECTIONS), help="these sections (all)")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes; the figures mean nothing")
+    parser = parser_of("./tools/bench_step", "Measures speed and memory of a training step.", SECTIONS)
     parser.add_argument(
         "--huge-pages", choices=HUGE_PAGES, default="on", help="for both sides of `torch` (on, as vdm has them)"
     )
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
-    add_json_argument(parser)
     args = parser.parse_args()
     return guarded(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures the sections; returns the exit status."""
-    for name in args.only:
-        if name not in SECTIONS:
-            raise ValueError(f"--only: {did_you_mean(name, SECTIONS)}")
+    check_names(args.only, SECTIONS)
     if args.in_process:
         options = Options(args.quick, huge_pages=args.huge_pages == "on")
         write_figures(args.json, importlib.import_module(SECTIONS[args.only[0]][0]).measure(options))
@@ -70,11 +54,7 @@ def run(args: argparse.Namespace) -> int:
     for name in args.only:
         for huge_pages in settings(name, args.huge_pages):
             figures += measure(name, args.quick, huge_pages)
-    print(f"\n{figures_table(figures)}\n")
-    print(verdicts(figures))
-    if args.json:
-        write_figures(args.json, figures)
-    return NOT_MET if any(figure.ok is False for figure in figures) else 0
+    return finish(figures, args.json)
 
 
 def warn_of_other_work() -> None:
@@ -101,15 +81,9 @@ def measure(section: str, quick: bool, huge_pages: bool) -> list[Figure]:
       RunError: it failed; its own line was printed by it.
     """
     again = f"./tools/bench_step --only {section}" + (" --huge-pages on" if huge_pages else "") + " --quick" * quick
-    say(f"\n== {section}{' (huge pages)' if huge_pages else ''}: {SECTIONS[section][1]}")
-    with tempfile.TemporaryDirectory(prefix="bench_step_") as folder:
-        path = Path(folder) / "figures.json"
-        command = [sys.executable, __file__, "--in-process", "--only", section, "--json", str(path)]
-        command += ["--huge-pages", "on" if huge_pages else "off", *["--quick"] * quick]
-        status = subprocess.run(command, env=environment(os.environ, huge_pages), check=False).returncode
-        if status:
-            raise RunError(f"{section}: the measurement failed (exit status {status})")
-        return [Figure(**row | {"command": again}) for row in json.loads(path.read_text())]
+    say_section(section, SECTIONS, " (huge pages)" if huge_pages else "")
+    more = ["--huge-pages", "on" if huge_pages else "off", *["--quick"] * quick]
+    return in_process(__file__, section, again, more, environment(os.environ, huge_pages))
 
 
 def environment(outer: Mapping[str, str], huge_pages: bool) -> dict[str, str]:
@@ -117,17 +91,6 @@ def environment(outer: Mapping[str, str], huge_pages: bool) -> dict[str, str]:
     kept = with_huge_pages(outer) if huge_pages else without_huge_pages(outer)
     kept.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's alarms about long compilations would tear the tables
     return kept
-
-
-def verdicts(figures: Sequence[Figure]) -> str:
-    """A line for each figure with a bar."""
-    return "\n".join(f"{'ok     ' if f.ok else 'NOT MET'}  {_told(f)}" for f in figures if f.ok is not None)
-
-
-def _told(figure: Figure) -> str:
-    if figure.ratio is not None:
-        return f"{figure.name}: ratio {figure.ratio:.2f} (at most 1.00)"
-    return f"{figure.name}: {figure.value:.3g} {figure.unit}".rstrip()
 
 
 if __name__ == "__main__":

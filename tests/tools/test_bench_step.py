@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from bench import against_torch, loader, memory, overhead, peers, programs, timing
+from bench import against_torch, loader, memory, overhead, peers, programs, sections, timing
 from bench.torch_dit import backbone_state, text_state
 
 from vdm_jax.errors import RunError
@@ -171,16 +171,16 @@ def test_only_the_torch_section_is_measured_with_huge_pages(monkeypatch):
     assert bench_step.settings("torch", "on") == (False,)
 
 
-def test_verdicts_name_what_is_not_met():
+def test_verdicts_name_what_is_not_met(capsys, tmp_path):
     figures = [
         Figure("a", 10.0, "ms", 8.0, 1.25, ok=False),
         Figure("b", 0.5, "ms", ok=True),
         Figure("no bar", 1.0, "s"),
     ]
-    assert bench_step.verdicts(figures).splitlines() == [
-        "NOT MET  a: ratio 1.25 (at most 1.00)",
-        "ok       b: 0.5 ms",
-    ]
+    assert sections.finish(figures, tmp_path / "figures.json") == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == ["NOT MET  a: ratio 1.25", "ok       b: 0.5 ms"]
+    assert [row["name"] for row in json.loads((tmp_path / "figures.json").read_text())] == ["a", "b", "no bar"]
+    assert sections.finish(figures[1:], None) == 0
 
 
 def test_an_unknown_section_is_named(monkeypatch, capsys):
