@@ -14,16 +14,19 @@ import av
 
 from vdm_jax.media.video import VideoError
 
+INF = float("inf")
 TICK = 1e-3  # seconds; times of spans are rounded to it
+Stretch = tuple[float, float]
 Shown = tuple[float, float, av.VideoFrame]  # seconds from which and until which a picture is on screen
 
 
-def decode_at(path: str | os.PathLike, wanted: Sequence[float], thin: bool = True) -> Iterator[Shown]:
+def decode_at(path: str | os.PathLike, wanted: Sequence[Stretch], thin: bool = True) -> Iterator[Shown]:
     """Decodes a file as far as needed to see some of its times.
 
     Args:
       path: a local file.
-      wanted: seconds since its first picture, rising.
+      wanted: what is to be seen: (first, last) seconds since the file's first picture, both included, which may be
+        the same; in any order.
       thin: leave out pictures to which no other refers, which about halves the time.
 
     Yields:
@@ -37,13 +40,13 @@ def decode_at(path: str | os.PathLike, wanted: Sequence[float], thin: bool = Tru
         with av.open(os.fspath(path)) as container:
             if not container.streams.video:
                 raise VideoError("no_video", f"{path}: holds no video stream")
-            yield from _decoded(path, container, list(wanted), thin)
+            yield from _decoded(path, container, sorted(wanted), thin)
     except av.FFmpegError as error:
         raise VideoError("damaged", f"{path}: decoding failed ({error.strerror})") from None
 
 
 def _decoded(
-    path: str | os.PathLike, container: av.container.InputContainer, wanted: list[float], thin: bool
+    path: str | os.PathLike, container: av.container.InputContainer, wanted: list[Stretch], thin: bool
 ) -> Iterator[Shown]:
     stream = container.streams.video[0]
     stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
@@ -51,13 +54,15 @@ def _decoded(
     for group in _groups(path, container, stream):
         if decoder.origin is None:
             decoder.origin = group.times[0] if group.times else 0.0
-        start, end = group.start - decoder.origin, group.end - decoder.origin
-        i, j = bisect.bisect_left(wanted, start - TICK), bisect.bisect_left(wanted, end - TICK)
-        if group.times and i == j:
-            yield from decoder.stop()
-        else:
-            yield from decoder.decode(group, wanted[j - 1] if group.times else float("inf"))
+        last = _last_wanted(wanted, group.start - decoder.origin, group.end - decoder.origin) if group.times else INF
+        yield from decoder.stop() if last is None else decoder.decode(group, last)
     yield from decoder.stop()
+
+
+def _last_wanted(wanted: list[Stretch], start: float, end: float) -> float | None:
+    """The last second from `start` until before `end` that is wanted; None if none is."""
+    lasts = [last for first, last in wanted if first < end - TICK and last >= start - TICK]
+    return None if not lasts else max(lasts) if max(lasts) < end - TICK else INF
 
 
 @dataclasses.dataclass
@@ -92,7 +97,7 @@ def _group(packets: list[av.Packet], after: av.Packet | None, tick: float) -> _G
     if len(stamps) < sum(not p.is_discard for p in packets):
         stamps = []  # a raw stream
     start = packets[0].pts if packets[0].is_keyframe and stamps else min(stamps, default=0)
-    end = float("inf") if after is None or after.pts is None else after.pts * tick
+    end = INF if after is None or after.pts is None else after.pts * tick
     return _Group(packets, [s * tick for s in stamps], start * tick, end)
 
 
@@ -108,10 +113,11 @@ class _Decoder:
         self.origin: float | None = None
         self._context = stream.codec_context
         self._rate = float(stream.average_rate or stream.guessed_rate or 25)
+        self._tick = float(stream.time_base)
         self._count = 0
         self._running = False
         self._whole = False  # whether it has seen everything since the keyframe before
-        self._not_before = -float("inf")  # earlier pictures refer to what was left out
+        self._not_before = -INF  # earlier pictures refer to what was left out
         self._shown: list[float] = []
 
     def decode(self, group: _Group, last: float) -> Iterator[Shown]:
@@ -119,9 +125,8 @@ class _Decoder:
         if group.times and not self._whole:
             self._not_before = group.start - self.origin - 1e-4
         self._running, self._whole = True, False
-        self._context.skip_frame = (
-            "NONREF" if self._thin and group.times else "DEFAULT"
-        )  # without times pictures are counted
+        thin = self._thin and group.times  # without times pictures are counted
+        self._context.skip_frame = "NONREF" if thin else "DEFAULT"
         self._shown = sorted(self._shown[-64:] + [t - self.origin for t in group.times])
         for packet in group.packets:
             for found in self._timed(packet):
@@ -142,7 +147,7 @@ class _Decoder:
         for frame in self._context.decode(packet):
             if frame.is_corrupt:
                 raise VideoError("damaged", f"{self._path}: picture {self._count} is damaged")
-            seconds = self._count / self._rate if frame.time is None else frame.time - self.origin
+            seconds = self._count / self._rate if frame.pts is None else frame.pts * self._tick - self.origin
             self._count += 1
             if seconds >= self._not_before:
                 i = bisect.bisect_right(self._shown, seconds + 1e-4)

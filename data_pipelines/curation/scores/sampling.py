@@ -37,7 +37,7 @@ class SampleSettings:
     Attributes:
       side: pixels of the shorter side of the small pictures; smaller sources are not enlarged.
       fps: pictures a second.
-      head: seconds after each keyframe that are looked at; 0 looks at all.
+      head: seconds after each keyframe that are looked at; 0 looks at all, and at every single picture.
       least: pictures that a span gets even if that means to look further than `head`.
       most: pictures of a span at most, in groups of three spread over it.
     """
@@ -99,12 +99,13 @@ def sample_spans(
       VideoError: the file cannot be read or is damaged; `no_frames` if a span shows no picture.
       RunError: OpenCV is not installed.
     """
-    gatherers = [_Gatherer(span, wanted_times(span, keyframes, settings), settings.fps) for span in spans]
-    gatherers.sort(key=lambda g: (g.wanted[-1], g.span))
+    gatherers = [_Gatherer(span, wanted_times(span, keyframes, settings), settings) for span in spans]
+    gatherers.sort(key=lambda g: (g.until, g.span))
     left = collections.deque(gatherers)
     reducer = Reducer(settings.side)
-    thin = all(span.duration >= SHORT for span in spans)
-    for time, until, frame in decode_at(path, sorted({t for g in gatherers for t in g.wanted}), thin):
+    thin = settings.head > 0 and all(span.duration >= SHORT for span in spans)
+    wanted = {stretch for gatherer in gatherers for stretch in gatherer.stretches}
+    for time, until, frame in decode_at(path, list(wanted), thin):
         picture = Picture(time, until, reducer, frame)
         for gatherer in left:
             gatherer.see(picture)
@@ -126,9 +127,13 @@ def _since_keyframe(time: float, keyframes: Sequence[float]) -> float:
 class _Gatherer:
     """Collects the pictures of one span while the file goes by."""
 
-    def __init__(self, span: Span, wanted: list[float], fps: float):
-        self.span, self.wanted, self._fps = span, wanted, fps
+    def __init__(self, span: Span, wanted: list[float], settings: SampleSettings):
+        self.span, self.wanted, self._fps = span, wanted, settings.fps
+        whole = [(span.start, max(wanted[-1], span.end - 2 * TICK))]
+        self.stretches = [(t, t) for t in wanted] if settings.head else whole
+        self.until = self.stretches[-1][1]  # seconds to decode to
         self._open = collections.deque(wanted)
+        self._over = False  # whether the last picture to look at has been seen
         self._before: Picture | None = None
         self._times: list[float] = []
         self._frames: list[np.ndarray] = []
@@ -138,12 +143,13 @@ class _Gatherer:
 
     @property
     def done(self) -> bool:
-        return not self._open
+        return self._over and not self._open
 
     def see(self, picture: Picture) -> None:
         """The next picture of the file."""
         if self.done or picture.until <= self.span.start + TICK:
             return
+        self._over = picture.until > self.until + TICK
         inside = picture.time < self.span.end - TICK
         if inside:
             self._thumbs.append((max(picture.time, self.span.start), picture.thumb))
