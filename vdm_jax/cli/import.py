@@ -1,6 +1,7 @@
 """`vdm import`: published weights become a run, from which one can train, sample and export."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,20 +52,15 @@ def run(args: argparse.Namespace) -> int:
     others = dict(map(_other, args.others))
     if args.pipeline is not None and args.pipeline not in PIPELINES:
         raise ValueError(f"--pipeline: {did_you_mean(args.pipeline, PIPELINES)}")
-    joins = bool(others) or args.pipeline is not None
-    if joins and (args.base is not None or is_original(args.folder)):
-        raise ValueError("--with, --pipeline: are for a folder with a model_index.json")
     if args.base is not None:
+        if others or args.pipeline is not None:
+            raise ValueError("--with, --pipeline: are for a folder with a model_index.json, not for a LoRA")
         return _put_in(args)
     if args.scale is not None:
         raise ValueError("--scale: is for a LoRA; --base must name the import to put it into")
     if not args.folder.exists():
         raise ValueError(f"DIR: {args.folder} is not a directory, nor a file")
-    if joins:
-        components = import_folder(args.folder, args.out, dtype, others=others, pipeline=args.pipeline)
-    else:
-        components = _imported(args.folder, args.out, dtype)
-    for name, found in components.items():
+    for name, found in _imported(args.folder, args.out, dtype, others, args.pipeline).items():
         kinds = ", ".join(sorted(kind.name for kind in found.dtypes(dtype)))
         print(f"{name}: {found.family.published}, {found.parameters:,} parameters, {kinds}")
         if found.left_out:
@@ -82,15 +78,16 @@ def _other(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _imported(path: Path, out: Path, dtype: np.dtype | None) -> dict[str, Examined]:
+def _imported(
+    path: Path, out: Path, dtype: np.dtype | None, others: Mapping[str, Path], pipeline: str | None
+) -> Mapping[str, Examined]:
     if not is_original(path):
-        return import_folder(path, out, dtype)
-    components, original = import_original(path, out, dtype)
-    print(f"{path.name}: {original.original.title}")
-    if original.left_out:
-        first = ", ".join(original.left_out[:3])
-        print(f"  {len(original.left_out)} other tensors of it were left out: {first} ...")
-    return components
+        return import_folder(path, out, dtype, others=others, pipeline=pipeline)
+    made = import_original(path, out, dtype, others, pipeline)
+    print(f"{path.name}: {made.title}")
+    if made.left_out:
+        print(f"  {len(made.left_out)} other tensors of it were left out: {', '.join(made.left_out[:3])} ...")
+    return made.components
 
 
 def _put_in(args: argparse.Namespace) -> int:

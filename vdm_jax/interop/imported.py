@@ -51,7 +51,7 @@ def import_folder(
       folder: with `config.json`, or with `model_index.json`.
       run: must not exist, or be empty.
       dtype: that the weights have when they are opened; None keeps that of the files, which stay as they are.
-      source: what the record says that a component alone came from; None is the folder.
+      source: what the record says that the components of `folder` came from; None is the folder of each.
       others, pipeline: see `Layout.joined`.
 
     Returns:
@@ -72,7 +72,8 @@ def import_folder(
             (partial / PUBLISHED / INDEX).write_text(layout.index, "utf-8")
         for name, path in layout.rest.items():
             shutil.copytree(path, partial / PUBLISHED / name)
-        record = {name: _record(found[name], source or parts[name], dtype) for name in parts}
+        sources = {name: path if source is None or name in others else source for name, path in parts.items()}
+        record = {name: _record(found[name], sources[name], dtype) for name in parts}
         (partial / "code.json").write_text(json.dumps([code_version()], indent=1))
         (partial / RECORD).write_text(json.dumps({"components": record}, indent=1))
     return found

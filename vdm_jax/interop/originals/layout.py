@@ -1,15 +1,18 @@
-"""A file as the authors of a model wrote it, and the published class that holds the same tensors under other names.
+"""A file as the authors of a model wrote it, and the published class that holds the same values under other names.
 
-Every tensor there is one tensor here, of the same shape and with the same values; only names differ.  What
-`config.json` would say follows from shapes.  So a layout is a name for each published name, and all else is derived:
-what is missing, and the way back.
+A published tensor is one of the file under another name, or one of the equal pieces of it (`Form`); no value changes.
+What `config.json` would say follows from shapes.  So a layout is a name, and seldom a form, for each published name,
+and all else is derived: what is missing, and the way back.
 """
 
+import collections
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vdm_jax.interop.families.family import Family
 from vdm_jax.interop.families.known import FAMILIES
@@ -18,6 +21,47 @@ from vdm_jax.interop.files.matching import listed, misshaped
 from vdm_jax.interop.files.tensors import STEMS, Stored, TensorWriter
 
 Shapes = Mapping[str, Shape]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a published tensor lies in one of the file.
+
+    Attributes:
+      part: (i, n): the i-th of n equal pieces of its first dim.
+      ones: dims of 1 that it has behind the others there, as the matrix of a 1 x 1 convolution does.
+      turned: its two dims are swapped there.
+    """
+
+    part: tuple[int, int] = (0, 1)
+    ones: int = 0
+    turned: bool = False
+
+    def shape(self, published: Shape) -> Shape:
+        """Of the tensor in the file."""
+        first, *rest = published[::-1] if self.turned else published
+        return (first * self.part[1], *rest, *(1,) * self.ones)
+
+    def read(self, there: np.ndarray, published: Shape) -> np.ndarray:
+        """The published tensor, of that shape, out of the one in the file; shares its memory."""
+        own = np.split(there, self.part[1])[self.part[0]].reshape(published[::-1] if self.turned else published)
+        return own.T if self.turned else own
+
+
+PLAIN = Form()
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A published tensor `[*shape]` in a file."""
+
+    stored: Stored
+    form: Form
+    shape: Shape
+
+    def mapped(self) -> np.ndarray:
+        """Its values, see `Stored.mapped`."""
+        return self.form.read(self.stored.mapped(), self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +74,8 @@ class Original:
       marks: names that every file of it has and no other; what stands in front of them is cut off all names.
       config: name -> shape, to `config.json`.
       rename: (name in the published class, shapes) -> name in the file.
-      unread: whether a name is of something that no network here uses; it is left out, and whoever imports is told.
+      unread: whether a name is of something else, or of nothing that is used; whoever imports is told.
+      form: name in the published class -> how it lies there.
     """
 
     title: str
@@ -39,6 +84,7 @@ class Original:
     config: Callable[[Shapes], dict[str, Any]]
     rename: Callable[[str, Shapes], str]
     unread: Callable[[str], bool] = lambda name: False
+    form: Callable[[str], Form] = lambda name: PLAIN
 
     def prefix(self, names: Mapping[str, Any]) -> str | None:
         """What stands in front of all marks in a file; None if it is of another layout."""
@@ -54,14 +100,14 @@ class Recognised:
     Attributes:
       original, family: its layout, and the class it is of.
       published: `config.json`.
-      tensors: name in the published class -> where its values are.
+      tensors: name in the published class -> its values.
       left_out: names of the file that nothing uses.
     """
 
     original: Original
     family: Family
     published: dict[str, Any]
-    tensors: dict[str, Stored]
+    tensors: dict[str, Piece]
     left_out: tuple[str, ...]
 
 
@@ -86,7 +132,7 @@ def recognise(original: Original, prefix: str, found: Mapping[str, Stored], file
     config = family.config(published)
     wanted = family.keymap(config).shapes(family.shapes(config))
     names = {name: original.rename(name, shapes) for name in wanted}
-    weights = {names[name]: shape for name, shape in wanted.items()}
+    weights = {names[name]: original.form(name).shape(shape) for name, shape in wanted.items()}
     missing = sorted(weights.keys() - own.keys())
     unexpected = sorted(name for name in own.keys() - weights.keys() if not original.unread(name))
     faults = [
@@ -96,7 +142,7 @@ def recognise(original: Original, prefix: str, found: Mapping[str, Stored], file
     ]
     if faults:
         raise ValueError(f"{file}: not {original.title}: {'; '.join(faults)}")
-    tensors = {name: own[there] for name, there in names.items()}
+    tensors = {name: Piece(own[names[name]], original.form(name), shape) for name, shape in wanted.items()}
     kept = {prefix + there for there in names.values()}
     return Recognised(original, family, published, tensors, tuple(sorted(found.keys() - kept)))
 
@@ -110,7 +156,12 @@ def write_published(found: Recognised, folder: Path) -> None:
     """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(found.published, indent=2) + "\n", "utf-8")
-    _copy(found.tensors, folder, STEMS[found.family.library])
+    tensors = found.tensors
+    announced = {name: (piece.shape, piece.stored.dtype) for name, piece in tensors.items()}
+    writer = TensorWriter(folder, STEMS[found.family.library], announced)
+    for name, piece in tensors.items():
+        writer.put(name, piece.mapped())
+    writer.close()
 
 
 def write_original(original: Original, tensors: Mapping[str, Stored], folder: Path, stem: str) -> None:
@@ -127,13 +178,20 @@ def write_original(original: Original, tensors: Mapping[str, Stored], folder: Pa
       OSError: the file cannot be written.
     """
     shapes = {name: stored.shape for name, stored in tensors.items()}
-    _copy({original.rename(name, shapes): stored for name, stored in tensors.items()}, folder, stem)
-
-
-def _copy(tensors: Mapping[str, Stored], folder: Path, stem: str) -> None:
-    writer = TensorWriter(folder, stem, {name: (stored.shape, stored.dtype) for name, stored in tensors.items()})
-    for name, stored in tensors.items():
-        writer.put(name, stored.mapped())
+    pieces: dict[str, list[str]] = collections.defaultdict(list)
+    for name in tensors:
+        pieces[original.rename(name, shapes)].append(name)
+    announced = {
+        there: (original.form(names[0]).shape(shapes[names[0]]), tensors[names[0]].dtype)
+        for there, names in pieces.items()
+    }
+    writer = TensorWriter(folder, stem, announced)
+    for there, names in pieces.items():
+        shape, dtype = announced[there]
+        whole = np.empty(shape, dtype)
+        for name in names:
+            original.form(name).read(whole, shapes[name])[...] = tensors[name].mapped()
+        writer.put(there, whole)
     writer.close()
 
 

@@ -1,4 +1,4 @@
-"""Every layout of authors' files that is known; a further one is one line."""
+"""Every layout of authors' files that is known, of one network and of whole pipelines; a further one is one line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,21 @@ from vdm_jax.interop.files.tensors import SUFFIX, Stored, read_header, tensors_o
 from vdm_jax.interop.originals.animatediff import MOTION_MODULES
 from vdm_jax.interop.originals.layout import Original, Recognised, recognise
 from vdm_jax.interop.originals.pickled import SUFFIXES, read_pickled
-from vdm_jax.interop.originals.svd import SVD_UNET
-from vdm_jax.interop.originals.wan import WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER
+from vdm_jax.interop.originals.svd import SVD, SVD_AUTOENCODER, SVD_IMAGE_ENCODER, SVD_UNET
+from vdm_jax.interop.originals.wan import WAN_22_AUTOENCODER, WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER
+from vdm_jax.interop.originals.whole import Whole
 
-LAYOUTS: tuple[Original, ...] = (MOTION_MODULES, SVD_UNET, WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER)
+LAYOUTS: tuple[Original, ...] = (
+    MOTION_MODULES,
+    SVD_UNET,
+    SVD_AUTOENCODER,
+    SVD_IMAGE_ENCODER,
+    WAN_22_AUTOENCODER,
+    WAN_AUTOENCODER,
+    WAN_TEXT,
+    WAN_TRANSFORMER,
+)
+WHOLES: tuple[Whole, ...] = (SVD,)
 # A part of a name that only the files of one model have -> why its network is not there.
 REFUSED = {
     ".temopral_conv.": "VideoCrafter: its UNet has convolutions over time inside each residual block and transformers"
@@ -20,18 +31,32 @@ REFUSED = {
 }
 
 
-def open_original(path: Path) -> Recognised:
-    """What the authors of a model published as one file, or as a folder of several safetensors.
+def read_original(path: Path) -> Mapping[str, Stored]:
+    """The tensors of one file, or of a folder of several safetensors, by name.
 
     Raises:
-      ValueError: see `recognised`; a file of another kind.
+      ValueError: a file of another kind.
       RunError: a file is cut off or damaged.
     """
     if path.is_dir():
-        return recognised(tensors_of(path), path)
+        return tensors_of(path)
     if path.suffix not in (SUFFIX, *SUFFIXES):
         raise ValueError(f"{path}: suffix: {did_you_mean(path.suffix, (SUFFIX, *SUFFIXES))}")
-    return recognised(read_header(path) if path.suffix == SUFFIX else read_pickled(path), path)
+    return read_header(path) if path.suffix == SUFFIX else read_pickled(path)
+
+
+def open_original(path: Path) -> Recognised:
+    """The one network, or the first of several, that the authors of a model published as a file or a folder.
+
+    Raises:
+      ValueError, RunError: see `read_original` and `recognised`.
+    """
+    return recognised(read_original(path), path)
+
+
+def whole_of(found: Mapping[str, Stored]) -> Whole | None:
+    """The pipeline all of whose networks are among these tensors, or None."""
+    return next((whole for whole in WHOLES if whole.fits(found)), None)
 
 
 def recognised(found: Mapping[str, Stored], file: Path) -> Recognised:

@@ -1,14 +1,24 @@
-"""The UNet of Stable Video Diffusion inside the single file of its authors.
+"""Stable Video Diffusion (2311.15127) in the single file of its authors: UNet, autoencoder, encoder of the picture.
 
-Blocks are numbered through there: the first convolution, then per level its layers and what halves it; upwards per
-level its layers, the last of which also enlarges.  A layer holds its parts as `0` (residual) and `1` (transformer),
+Of the two autoencoders in it the published one has the encoder that conditions see and the decoder over time.
+
+UNet: blocks are numbered through there: the first convolution, then per level its layers and what halves it; upwards
+per level its layers, the last of which also enlarges.  A layer holds its parts as `0` (residual) and `1` (transformer),
 each with its counterpart over time inside as `time_stack`.
 """
 
 import re
 from typing import Any
 
+from vdm_jax.interop.originals.latent_diffusion import (
+    autoencoder_config,
+    autoencoder_form,
+    autoencoder_name,
+    levels_of,
+)
 from vdm_jax.interop.originals.layout import Original, Shapes, count, replaced
+from vdm_jax.interop.originals.open_clip import tower_form, tower_name, vision_config
+from vdm_jax.interop.originals.whole import Whole
 
 _HEAD_DIM = 64  # of every published file
 _RES = {
@@ -109,4 +119,80 @@ SVD_UNET = Original(
     ("label_emb.0.0.weight", "input_blocks.0.0.weight", "input_blocks.1.0.time_stack.in_layers.2.weight"),
     _config,
     _name,
+)
+
+_ENCODER, _DECODER, _VISION = (
+    "conditioner.embedders.3.encoder.", "first_stage_model.", "conditioner.embedders.0.open_clip.model.visual.",
+)  # fmt: skip
+_TOWER_HEAD_DIM = 80  # of ViT-H
+
+
+def _autoencoder_name(name: str, shapes: Shapes) -> str:
+    side = _DECODER if name.startswith("decoder.") else _ENCODER
+    return side + autoencoder_name(name, levels_of(shapes, _ENCODER))
+
+
+def _autoencoder_config(shapes: Shapes) -> dict[str, Any]:
+    told = {"_class_name": "AutoencoderKLTemporalDecoder", "force_upcast": True, "sample_size": 768}
+    return told | autoencoder_config(shapes, _ENCODER)
+
+
+SVD_AUTOENCODER = Original(
+    "the autoencoder of Stable Video Diffusion of its authors",
+    "vae",
+    (f"{_DECODER}decoder.conv_out.time_mix_conv.weight", f"{_ENCODER}quant_conv.weight"),
+    _autoencoder_config,
+    _autoencoder_name,
+    lambda name: not name.startswith((f"{_DECODER}decoder.", f"{_ENCODER}encoder.", f"{_ENCODER}quant_conv.")),
+    autoencoder_form,
+)
+SVD_IMAGE_ENCODER = Original(
+    "the encoder of pictures of Stable Video Diffusion of its authors",
+    "image_encoder",
+    (f"{_VISION}proj", f"{_VISION}conv1.weight"),
+    lambda shapes: vision_config(shapes, _VISION, _TOWER_HEAD_DIM),
+    lambda name, shapes: _VISION + tower_name(name),
+    lambda name: not name.startswith(_VISION),
+    tower_form,
+)
+_SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "final_sigmas_type": "zero",
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "sigma_max": 700.0,
+    "sigma_min": 0.002,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+}
+_PICTURES = {
+    "crop_size": {"height": 224, "width": 224},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_processor_type": "CLIPImageProcessor",
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"shortest_edge": 224},
+}
+SVD = Whole(
+    "Stable Video Diffusion of its authors",
+    "StableVideoDiffusionPipeline",
+    (SVD_IMAGE_ENCODER, SVD_UNET, SVD_AUTOENCODER),
+    {
+        "feature_extractor": ("transformers", "preprocessor_config.json", _PICTURES),
+        "scheduler": ("diffusers", "scheduler_config.json", _SCHEDULER),
+    },
+    # Published under these names; nothing in them says how many frames they were trained with.
+    by_name=lambda stem: {"unet": {"num_frames": 14 if stem in ("svd", "svd_image_decoder") else 25}},
 )
