@@ -21,6 +21,7 @@ Packing.  Several short clips may share one sequence, one after the other along 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,8 @@ class Bucket:
       batch: sequences of a global batch.
       pack: frames of each of the clips that share a sequence, adding up to `frames`; empty is one clip a sequence.
       weight: batches of this shape in each round of all buckets.
-      shards: shard set its clips come from; empty is that of the run.
+      shards: shard set its clips come from, or its name in `data.sets`; empty is that of the run, or all of them.
+      fps: frames per second that its clips are brought to, 0 is that of the run.
     """
 
     frames: int
@@ -71,6 +73,7 @@ class Bucket:
     pack: tuple[int, ...] = ()
     weight: int = 1
     shards: str = ""
+    fps: float = 0.0
 
     def __post_init__(self):
         for name in ("frames", "height", "width", "batch", "weight"):
@@ -78,6 +81,8 @@ class Bucket:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be 1 or more")
         if self.pack and (min(self.pack) < 1 or sum(self.pack) != self.frames):
             raise ValueError(f"pack: {self.pack} must be frame counts that add up to frames={self.frames}")
+        if not 0 <= self.fps < math.inf:
+            raise ValueError(f"fps: {self.fps!r} must be a rate, or 0 for that of the run")
 
     @property
     def clips(self) -> tuple[int, ...]:
@@ -86,8 +91,9 @@ class Bucket:
 
     @property
     def name(self) -> str:
-        """`8x16x16 x 32`: frames x height x width x batch; `5+2+1x16x16 x 32` for packed clips."""
-        return f"{'+'.join(map(str, self.clips))}x{self.height}x{self.width} x {self.batch}"
+        """`8x16x16 x 32`: frames x height x width x batch; `5+2+1x16x16 x 32 at 8 fps` for packed clips at a rate."""
+        rate = f" at {self.fps:g} fps" if self.fps else ""
+        return f"{'+'.join(map(str, self.clips))}x{self.height}x{self.width} x {self.batch}{rate}"
 
 
 def as_time(t, batch: int, frames: int) -> Time:

@@ -1,8 +1,8 @@
-"""From picks (index, place, flip) to batches of pixels or latents: what the read threads do.
+"""From picks (set, clip, place, flip ...) to batches of pixels or latents: what the read threads do.
 
-A set that fits in memory is decoded once and then gathered (`CachedClips`); the rest is decoded each time.  Pixels
-stay uint8 until they are on the device.  Latents, and the conditions stored with them, become float32, and conditions
-get back the rows that were not stored.
+A set that fits in memory is decoded once and then gathered (`CachedClips`); of the rest only the frames that a batch
+takes are decoded.  Pixels stay uint8 until they are on the device.  Latents, and the conditions stored with them,
+become float32, and conditions get back the rows that were not stored.
 
 Shape legend: B sequences, K clips of a sequence (1 unless packed), T frames, H height, W width.
 """
@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.loading import captions
+from data_pipelines.loading.fit import check_bucket, cover, numbers, ratio, span
 from data_pipelines.loading.order import Picks
 from data_pipelines.shards.latents import VECTOR, LatentSpec
-from data_pipelines.shards.manifest import ClipSpec
-from data_pipelines.shards.reader import ClipSource
+from data_pipelines.shards.reader import Choose, ClipSource
+from vdm_jax.errors import RunError
+from vdm_jax.media.window import resize
 from vdm_jax.types import PER_FRAME_KEYS, Bucket
+
+__all__ = ["BatchAssembler", "CachedClips", "check_bucket", "shrink"]
 
 TokenizerFn = Callable[[list[str]], Mapping[str, np.ndarray]]
 Batch = dict[str, Any]
@@ -43,28 +48,43 @@ class CachedClips:
             self._rest[index] = rest
         return {**rest, "video": self._videos[index]}
 
+    def window(self, index: int, choose: Choose, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """See `ClipSource.window`."""
+        clip = self[index]
+        taken = choose(clip["fps"], len(clip["video"]))
+        if taken is None:  # only what took the place of a damaged clip may not do
+            return self._source.window(index, choose, size)
+        video = clip["video"][taken]
+        return {**clip, "video": video if size is None else resize(video, *size), "numbers": taken}
+
 
 class BatchAssembler:
     """Turns picks into batches of one bucket: decodes, cuts, mirrors, shrinks, packs, stacks, tokenizes.
 
     Args:
-      clips: where they come from.
-      bucket: shape of a batch; the set must have it (`check_bucket`).
+      clips: where they come from, one set or several.
+      bucket: shape of a batch; the sets must have it (`check_bucket`).
       tokenizer_fn: captions -> arrays [N, ...] that take the place of the captions.
-      conditions: of a latent set, names of the stored conditions that batches hold.
+      conditions: of latent sets, names of the stored conditions that batches hold.
+      resize: of `DataConfig`.
     """
 
     def __init__(
         self,
-        clips: ClipSource | CachedClips,
+        clips: ClipSource | CachedClips | Sequence[ClipSource | CachedClips],
         bucket: Bucket,
         tokenizer_fn: TokenizerFn | None,
         conditions: Sequence[str] = (),
+        resize: str = "whole",
     ):
-        self._clips = clips
+        self._clips = list(clips) if isinstance(clips, list | tuple) else [clips]
         self._bucket = bucket
         self._tokenizer_fn = tokenizer_fn
-        self._entries = {name: clips.manifest.clip.conditions[name] for name in conditions}
+        specs = [source.manifest.clip for source in self._clips]
+        self._entries = [{name: spec.conditions[name] for name in conditions} for spec in specs]
+        asked = bucket.height, bucket.width
+        covers = resize == "cover" and not isinstance(specs[0], LatentSpec)
+        self._sizes = [cover((spec.height, spec.width), asked) if covers else None for spec in specs]
 
     def __call__(self, picks: Picks) -> Batch:
         """Builds a batch, or one host's rows of it.
@@ -76,19 +96,17 @@ class BatchAssembler:
           their names, `vector.<name>` under <name>.
 
         Raises:
-          RunError: as `ClipSource`.
+          RunError: as `ClipSource`; or captions that cannot be drawn from.
           ValueError: the tokenizer's arrays are not [B K, ...].
         """
-        clips, lengths = [self._clips[int(i)] for i in picks.index], self._bucket.clips
-        cuts = [
-            self._cut(clip["video"], lengths[i % len(lengths)], picks.place[i], picks.flip[i])
-            for i, clip in enumerate(clips)
-        ]
+        lengths = self._bucket.clips
+        clips = [self._clip(picks, i, lengths[i % len(lengths)]) for i in range(len(picks.index))]
+        cuts = [clip["video"] for clip in clips]
         batch = {
             "fps": np.array([clip["fps"] for clip in clips], np.float32),
             "index": np.array([clip["index"] for clip in clips], np.int64),
             **self._text([clip["caption"] for clip in clips]),
-            **self._stored(clips),
+            **self._stored(clips, picks.part),
         }
         if not self._bucket.pack:
             return {"video": _stack(cuts), **batch}
@@ -98,29 +116,59 @@ class BatchAssembler:
         packed = {key: value.reshape(len(video), count, *value.shape[1:]) for key, value in batch.items()}
         return {"video": video, "segments": np.tile(segments, (len(video), 1)), **packed}
 
-    def _cut(self, video: np.ndarray, frames: int, place: float, flip: bool) -> np.ndarray:
-        start = int(place * (len(video) - frames + 1))
-        video = video[start : start + frames, :, :: -1 if flip else 1]
-        return shrink(video, video.shape[1] // self._bucket.height)
+    def _clip(self, picks: Picks, i: int, frames: int) -> dict[str, Any]:
+        """One clip as it comes into the batch: its frames, its rate, its caption."""
+        part, index, flip = int(picks.part[i]), int(picks.index[i]), bool(picks.flip[i])
+        fps = self._bucket.fps
 
-    def _stored(self, clips: Sequence[Mapping[str, Any]]) -> Batch:
+        def choose(stored_fps: float, stored: int) -> np.ndarray | None:
+            step = ratio(stored_fps, fps)
+            reach = span(frames, step)
+            if step < 1 or reach > stored:
+                return None
+            return numbers(int(picks.place[i] * (stored - reach + 1)), frames, step)
+
+        clip = self._clips[part].window(index, choose, self._sizes[part])
+        video = self._cropped(clip["video"], picks.crop[i])
+        try:
+            caption = captions.drawn(clip["caption"], clip["labels"], picks.caption[i])
+        except RunError as error:
+            raise RunError(f"clip {index} of {clip['source']}: {error}") from None
+        return {
+            **clip,
+            "video": video[:, :, :: -1 if flip else 1],
+            "fps": clip["fps"] / ratio(clip["fps"], fps),
+            "caption": captions.mirrored(caption) if flip else caption,
+        }
+
+    def _cropped(self, video: np.ndarray, crop: np.ndarray) -> np.ndarray:
+        """To the bucket's height and width: by means of whole blocks, or the part of it at `crop`."""
+        height, width = self._bucket.height, self._bucket.width
+        if self._sizes[0] is None:
+            return shrink(video, video.shape[1] // height)
+        top, left = (int(at * (n - m + 1)) for at, n, m in zip(crop, video.shape[1:3], (height, width)))
+        return video[:, top : top + height, left : left + width]
+
+    def _stored(self, clips: Sequence[Mapping[str, Any]], parts: np.ndarray) -> Batch:
         """The conditions, those of frames as long as the bucket."""
         batch = {}
-        for name, entry in self._entries.items():
-            whole = np.zeros((len(clips), *entry.shape), entry.batch_dtype)
-            for i, clip in enumerate(clips):
-                entry.write_into(whole[i : i + 1], clip["conditions"][name])
-            key = name.removeprefix(VECTOR)
-            batch[key] = whole[:, : self._bucket.frames] if name in PER_FRAME_KEYS else whole
+        for name, first in self._entries[0].items():
+            rows = min(self._bucket.frames, first.shape[0]) if name in PER_FRAME_KEYS else None
+            shape = first.shape if rows is None else (rows, *first.shape[1:])
+            whole = np.zeros((len(clips), *shape), first.batch_dtype)
+            for i, (clip, part) in enumerate(zip(clips, parts)):
+                stored = clip["conditions"][name]
+                self._entries[part][name].write_into(whole[i : i + 1], stored if rows is None else stored[:rows])
+            batch[name.removeprefix(VECTOR)] = whole
         return batch
 
-    def _text(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
+    def _text(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         if self._tokenizer_fn is None:
-            return {"caption": np.array(captions, object)}
-        text = {key: np.asarray(value) for key, value in self._tokenizer_fn(list(captions)).items()}
+            return {"caption": np.array(texts, object)}
+        text = {key: np.asarray(value) for key, value in self._tokenizer_fn(list(texts)).items()}
         for key, value in text.items():
-            if value.shape[:1] != (len(captions),):
-                raise ValueError(f"tokenizer_fn: {key!r} has shape {list(value.shape)} for {len(captions)} captions")
+            if value.shape[:1] != (len(texts),):
+                raise ValueError(f"tokenizer_fn: {key!r} has shape {list(value.shape)} for {len(texts)} captions")
         return text
 
 
@@ -140,31 +188,3 @@ def shrink(video: np.ndarray, factor: int) -> np.ndarray:
     t, h, w, c = video.shape
     sums = video.reshape(t, h // factor, factor, w // factor, factor, c).sum((2, 4), dtype=np.uint32)
     return ((sums + factor * factor // 2) // (factor * factor)).astype(np.uint8)
-
-
-def check_bucket(bucket: Bucket, clip: ClipSpec | LatentSpec, shards: str, field: str) -> None:
-    """Refuses a bucket that the clips of a set cannot fill.
-
-    Args:
-      bucket: the shape; its height and width are the stored ones, or both divided by the same whole number, which
-        latents cannot be.
-      clip: what is stored.
-      shards: name of the set, for the message.
-      field: name of the bucket, for the message.
-
-    Raises:
-      ValueError: names the field, what is stored and what would do.
-    """
-    if max(bucket.clips) > clip.frames:
-        raise ValueError(f"{field}.frames: {max(bucket.clips)}, but the clips of {shards} have {clip.frames}")
-    for name in ("height", "width"):
-        size, stored = getattr(bucket, name), getattr(clip, name)
-        if isinstance(clip, LatentSpec):
-            if size != stored:
-                raise ValueError(f"{field}.{name}: {size}, but the latents of {shards} have {stored}")
-            continue
-        if stored % size or stored // size != clip.height // bucket.height:
-            halves = [k for k in (2, 4) if not (clip.height % k or clip.width % k)]
-            smaller = [f"{clip.height // k}x{clip.width // k}" for k in halves]
-            also = f" (or {', '.join(smaller)}, their means)" if smaller else ""
-            raise ValueError(f"{field}.{name}: {size}, but the clips of {shards} have {stored}{also}")

@@ -176,9 +176,13 @@ class LatentSpec:
         except Exception as error:  # protobuf, tfds and decoding errors: whatever it is, the record cannot be used
             raise RunError(f"not a latent record ({type(error).__name__}: {error})") from None
 
-    def contents(self, record: "LatentRecord") -> dict[str, Any]:
-        """`{"video": latents, "conditions": {name: stored rows}}`."""
-        return {"video": record.latents, "conditions": record.conditions}
+    def contents(
+        self, record: "LatentRecord", numbers: np.ndarray | None = None, size: None = None
+    ) -> dict[str, Any]:
+        """`{"video": latents, those of the frames `numbers`, "conditions": {name: stored rows}}`."""
+        assert size is None, "latents cannot be resized"
+        latents = record.latents if numbers is None else record.latents[numbers]
+        return {"video": latents, "conditions": record.conditions}
 
     def serialize(self, record: "LatentRecord") -> bytes:
         """A record as the bytes of a tf.train.Example.

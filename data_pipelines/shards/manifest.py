@@ -88,8 +88,14 @@ class ClipSpec:
         """See `schema.deserialize`."""
         return schema.deserialize(data, self.fields)
 
-    def contents(self, record: ClipRecord) -> dict[str, Any]:
+    def contents(
+        self, record: ClipRecord, numbers: np.ndarray | None = None, size: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
         """`{"video": uint8 [T, H, W, 3]}`, and of a set with arrays `"fields": {name: array}`.
+
+        Args:
+          record: as stored.
+          numbers, size: of the frames that are wanted, see `schema.unpack_window`; None is all; arrays come whole.
 
         Raises:
           RunError: the record cannot be decoded, or is of another size.
@@ -97,7 +103,8 @@ class ClipSpec:
         if (record.frames, record.height, record.width) != (self.frames, self.height, self.width):
             raise RunError("differs in size from the manifest")
         try:
-            video = schema.unpack_pixels(record)
+            whole = numbers is None
+            video = schema.unpack_pixels(record) if whole else schema.unpack_window(record, numbers, size)
         except RunError as error:
             raise RunError(f"cannot be decoded: {error}") from None
         return {"video": video, "fields": record.fields} if self.fields else {"video": video}

@@ -28,6 +28,7 @@ from data_pipelines.shards.schema import ClipRecord
 from vdm_jax.errors import RunError, did_you_mean
 
 POLICIES = ("raise", "substitute")
+Choose = Callable[[float, int], np.ndarray | None]
 _LOG = logging.getLogger(__name__)
 
 
@@ -99,13 +100,38 @@ class ClipSource:
           IndexError: out of range.
           RunError: the record is damaged, under the policy `raise`; or the budget is spent.
         """
+        return self._intact(index, self._clip)
+
+    def window(self, index: int, choose: Choose, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Reads some frames of a clip, and decodes no more of it than they take.
+
+        Args:
+          index: of the clip.
+          choose: (frames per second, frames of the clip) -> numbers of the frames to take, ascending; None where the
+            clip does not do, and the next one is to take its place.
+          size: height and width to which the pictures are resized.
+
+        Returns:
+          As `source[index]`, with these frames for "video", and their numbers as "numbers".
+
+        Raises:
+          IndexError, RunError: as `source[index]`.
+        """
+        return self._intact(index, lambda k: self._clip(k, choose, size))
+
+    def _intact(self, index: int, read: Callable[[int], dict[str, Any] | None]) -> dict[str, Any]:
+        """What `read` gives for a clip or, under the policy `substitute`, for the next one for which it does."""
         if not 0 <= index < self._records:
             raise IndexError(f"clip {index} of {self._records}")
         for k in itertools.chain(range(index, self._records), range(index)):
             if k in self.damaged:
                 continue
             try:
-                return self._clip(k)
+                clip = read(k)
+                if clip is not None:
+                    return clip
+                if self._on_damage == "raise":
+                    raise RunError(f"{self.directory}: clip {k} of {self.split!r} is shorter or slower than it was")
             except RunError as error:
                 if self._on_damage == "raise":
                     raise
@@ -141,6 +167,16 @@ class ClipSource:
         except RunError as error:
             raise RunError(f"{where} is damaged: {error}") from None
 
+    def rates(self) -> np.ndarray:
+        """Frames per second of each clip, float32 [N]; reads all records, and decodes none.
+
+        Raises:
+          RunError: as `source[index]`.
+        """
+        return np.array(
+            [self._intact(index, lambda k: {"fps": self.record(k).fps})["fps"] for index in range(len(self))]
+        )
+
     def close(self) -> None:
         """Closes the files; a later read opens them again."""
         with self._lock:
@@ -152,14 +188,20 @@ class ClipSource:
         """Imports what reads records: two read threads that import it at once may wait for each other forever."""
         self._spec.features()
 
-    def _clip(self, index: int) -> dict[str, Any]:
+    def _clip(
+        self, index: int, choose: Choose | None = None, size: tuple[int, int] | None = None
+    ) -> dict[str, Any] | None:
         record = self.record(index)
+        numbers = None if choose is None else choose(record.fps, self._spec.frames)
+        if choose is not None and numbers is None:
+            return None
         try:
-            contents = self._spec.contents(record)
+            contents = self._spec.contents(record, numbers, size)
         except RunError as error:
             raise RunError(f"{self.directory}: clip {index} of {self.split!r} {error}") from None
         return {
             **contents,
+            **({} if numbers is None else {"numbers": numbers}),
             "caption": record.caption,
             "fps": record.fps,
             "index": record.index,

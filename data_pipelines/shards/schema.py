@@ -20,6 +20,7 @@ import numpy as np
 
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.media import video as media
+from vdm_jax.media.window import decode_frames, resize
 
 SCHEMA_VERSION = 1
 CODECS = ("raw", "h264", "h264_lossless")
@@ -123,6 +124,32 @@ def unpack_pixels(record: ClipRecord) -> np.ndarray:
     if len(pixels) != record.frames or pixels.shape[1] < record.height or pixels.shape[2] < record.width:
         raise RunError(f"a clip of {list(shape)} decodes to {list(pixels.shape)}")
     return pixels[:, : record.height, : record.width]
+
+
+def unpack_window(record: ClipRecord, numbers: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Some frames of a clip, decoding no more of an MP4 than they take.
+
+    Args:
+      record: the clip.
+      numbers: of the frames, ascending.
+      size: height and width to which they are resized; None leaves them.
+
+    Returns:
+      RGB uint8 [len(numbers), H, W, 3].
+
+    Raises:
+      RunError: as `unpack_pixels`.
+    """
+    odd = record.height % 2 or record.width % 2  # then the picture may have a row or column that is not the clip's
+    if record.codec == "raw" or (size is None and len(numbers) == record.frames):
+        pixels = unpack_pixels(record)[numbers]
+    else:
+        pixels = decode_frames(record.video, numbers, None if odd else size, frames=record.frames)
+        if size is None and (pixels.shape[1] < record.height or pixels.shape[2] < record.width):
+            raise RunError(f"a clip of {record.height}x{record.width} decodes to {pixels.shape[1]}x{pixels.shape[2]}")
+        if size is None or odd:
+            pixels = pixels[:, : record.height, : record.width]
+    return pixels if size is None else resize(pixels, *size)
 
 
 def features(fields: Mapping[str, StoredField]) -> Any:
