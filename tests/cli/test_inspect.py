@@ -1,17 +1,22 @@
+import base64
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.shards.manifest import ClipSpec, Dropped
+from data_pipelines.shards.schema import ClipRecord, pack_pixels
+from data_pipelines.shards.writer import open_writer
 from data_pipelines.worlds.sprites import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from tests.data_pipelines import latent_sets
 from vdm_jax.cli.inspect_run import last_metrics, parameter_rows
 from vdm_jax.cli.main import main
 from vdm_jax.errors import RunError
-from vdm_jax.media.video import write_mp4
+from vdm_jax.media.video import decode, write_mp4
 from vdm_jax.training.checkpoint import CheckpointConfig, Checkpointer, StepMeta
 
 
@@ -62,6 +67,48 @@ def test_the_sheet_goes_where_one_says_or_nowhere(shards, tmp_path):
     assert main(["inspect", str(shards), "--sheet", str(tmp_path / "x.png")]) == 0
     assert (tmp_path / "x.png").exists()
     assert not (shards / "contact_sheet.png").exists()
+
+
+def test_a_page_with_playable_clips(tmp_path, capsys):
+    with open_writer(tmp_path / "set", ClipSpec(2, 16, 24, "h264")) as writer:
+        for k in range(3):
+            labels = {
+                "captions": [[f"clip {k}", 0.75], ["ein <Würfel>", 0.25]],
+                "scores": {"motion": k / 4, "mode": "x"},
+            }
+            pixels = np.full((2, 16, 24, 3), 50 * k, np.uint8)
+            data = pack_pixels(pixels, "h264", 8.0)
+            split = "val" if k == 2 else "train"
+            clip = ClipRecord(data, "h264", f"clip {k}", 8.0, 2, 16, 24, "a.mp4", 0.5, split, 0, json.dumps(labels))
+            writer.add(clip)
+        dropped = [Dropped("bad.mp4", "empty", "bad.mp4: the file is empty")]
+        writer.finish({"pipeline": "test", "sources": [{"name": "a.mp4", "clips": {"train": 2}}]}, {"fps": 8}, dropped)
+    assert main(["inspect", str(tmp_path / "set"), "--no-sheet"]) == 0
+    assert f"page: {tmp_path / 'set' / 'inspect.html'}" in capsys.readouterr().out
+    text = (tmp_path / "set" / "inspect.html").read_text()
+    videos = re.findall(r'src="data:video/mp4;base64,([^"]+)"', text)
+    assert [decode(base64.b64decode(video)).shape for video in videos] == [(2, 16, 24, 3)] * 3
+    for words in ("25 %  ein &lt;Würfel&gt;", "train[1]  a.mp4 at 0.5 s", "motion 0.25", "mode x", "1 dropped sources"):
+        assert words in text
+    assert "<Würfel>" not in text
+    assert "3 of 3 clips have a caption, 3 have several" in text
+    main(["inspect", str(tmp_path / "set"), "--no-sheet", "--page", str(tmp_path / "again.html")])
+    assert (tmp_path / "again.html").read_text() == text
+
+
+def test_the_page_of_latents_and_of_captions_nobody_wrote(tmp_path):
+    latent_sets.write(tmp_path / "set", latent_sets.spec(dtype="bfloat16"))
+    assert main(["inspect", str(tmp_path / "set"), "--no-sheet"]) == 0
+    text = (tmp_path / "set" / "inspect.html").read_text()
+    assert text.count("<video") == 20  # twelve of each split, of eight all
+    assert "three channels of the latents" in text
+
+
+def test_a_page_that_cannot_be_written_is_a_failure(shards, tmp_path, capsys):
+    assert main(["inspect", str(shards), "--no-sheet", "--page", str(tmp_path / "absent" / "x.html")]) == 1
+    assert "page: cannot write" in capsys.readouterr().err
+    assert main(["inspect", str(shards), "--no-sheet", "--no-page"]) == 0
+    assert not list(shards.glob("*.html"))
 
 
 def test_a_sheet_that_cannot_be_written_is_a_failure(shards, tmp_path, capsys):

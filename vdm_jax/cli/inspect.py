@@ -1,4 +1,4 @@
-"""`vdm inspect`: what is in a shard set or in a run, as a table, as JSON and as a contact sheet."""
+"""`vdm inspect`: what is in a shard set or in a run, as a table, as JSON, as a contact sheet and as a page."""
 
 import argparse
 import json
@@ -14,19 +14,23 @@ from data_pipelines.shards.reader import ClipSource, verify
 from vdm_jax.cli.counter import Counter
 from vdm_jax.cli.curate import print_dropped
 from vdm_jax.cli.inspect_latents import as_picture, latent_figures
+from vdm_jax.cli.inspect_page import set_page
 from vdm_jax.cli.options import set_figures
 from vdm_jax.errors import RunError
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
 from vdm_jax.media.grid import contact_sheet, spread, write_png
+from vdm_jax.media.page import write_page
 
 EXAMPLE = """
 vdm inspect data/clips
+vdm inspect data/clips --page clips.html
 vdm inspect data/clips --verify --json figures.json
 vdm inspect runs/demo --parameters
 vdm inspect runs/wan --verify
 """
 SHOWN = 16
 SHEET = "contact_sheet.png"
+PAGE = "inspect.html"
 IMPORTED = "imported.json"
 
 
@@ -35,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="SHARDS|RUN", type=Path, help="a shard set, or the workdir of a run")
     parser.add_argument("--sheet", metavar="PNG", type=Path, help=f"contact sheet to write (PATH/{SHEET})")
     parser.add_argument("--no-sheet", action="store_true", help="write no contact sheet")
+    parser.add_argument("--page", metavar="HTML", type=Path, help=f"of a shard set: page to write (SHARDS/{PAGE})")
+    parser.add_argument("--no-page", action="store_true", help="write no page")
     parser.add_argument("--verify", action="store_true", help="read everything and compare it with its digests")
     parser.add_argument("--parameters", action="store_true", help="of a run: list every parameter")
     add_json_argument(parser)
@@ -43,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Shows what is there; returns the exit status, 1 if something is damaged."""
     if (args.path / manifests.FILE_NAME).is_file():
-        figures, picture = inspect_shards(args.path, args.verify, not args.no_sheet)
+        page = None if args.no_page else args.page or args.path / PAGE
+        figures, picture = inspect_shards(args.path, args.verify, not args.no_sheet, page)
     elif (args.path / "config.json").is_file():
         from vdm_jax.cli.inspect_run import inspect_run  # imports JAX and Orbax, which a shard set does not need
 
@@ -104,13 +111,16 @@ def save_sheet(picture: np.ndarray, path: Path) -> None:
     print(f"contact sheet: {path}")
 
 
-def inspect_shards(path: Path, everything: bool, draw: bool) -> tuple[list[Figure], np.ndarray | None]:
+def inspect_shards(
+    path: Path, everything: bool, draw: bool, page: Path | None = None
+) -> tuple[list[Figure], np.ndarray | None]:
     """Prints a shard set: counts, shapes, dropped sources, captions, settings.
 
     Args:
       path: the shard set.
       everything: compare every byte with the digests.
       draw: make a contact sheet.
+      page: where to write a page with playable clips; None writes none.
 
     Returns:
       The figures, and the contact sheet if it was asked for and the set is intact.
@@ -139,6 +149,9 @@ def inspect_shards(path: Path, everything: bool, draw: bool) -> tuple[list[Figur
         print(f"damaged: {damage}")
         return figures, None
     _print_clips(sources)
+    if page is not None:
+        write_page(page, set_page(path, manifest, sources))
+        print(f"page: {page}")
     return figures, _sheet(manifest, sources) if draw and sources else None
 
 

@@ -129,6 +129,9 @@ def histogram(
 def _binned(values: np.ndarray, ends: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Counts and edges of about 40 bins; the ends of the range are edges, so that no bin has both colours."""
     low, high = min([values.min(), *ends]), max([values.max(), *ends])
+    if not ends and (values == np.round(values)).all() and high - low < BINS:  # counts: a bar for each
+        edges = np.arange(low, high + 2) - 0.5
+        return np.histogram(values, edges)[0], edges
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, BINS + 1)
