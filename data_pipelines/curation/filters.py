@@ -53,9 +53,9 @@ class Filter:
             raise ValueError(f"filter: {self.column} has neither a least nor a most")
 
     def __str__(self) -> str:
-        least, most = f"{self.column}>={_exact(self.least)}", f"{self.column}<={_exact(self.most)}"
+        least, most = self.column + _bound(">", self.least, -math.inf), self.column + _bound("<", self.most, math.inf)
         rule = least if self.most == math.inf else most if self.least == -math.inf else f"{least} and {most}"
-        rule = f"{self.column}=={_exact(self.least)}" if self.least == self.most else rule
+        rule = f"{self.column}=={_shortest(self.least)}" if self.least == self.most else rule
         return f"{rule} {MISSING}" if self.missing else rule
 
     def keeps(self, row: ClipRow) -> bool:
@@ -317,7 +317,13 @@ def _hold_out(rows: list[ClipRow], selection: Selection, count: int) -> list[Cli
     return rows
 
 
-def _exact(number: float) -> str:
+def _bound(sign: str, number: float, outwards: float) -> str:
+    """`>=0.5` or `>0.5`, whichever is shorter: what begins just beyond a number was written without the `=`."""
+    including, beyond = _shortest(number), _shortest(math.nextafter(number, outwards))
+    return f"{sign}{beyond}" if len(beyond) < len(including) else f"{sign}={including}"
+
+
+def _shortest(number: float) -> str:
     """The shortest text that gives the number back."""
     text = f"{number:.10g}"
     return text if float(text) == number else repr(float(number))

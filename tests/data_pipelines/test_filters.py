@@ -49,6 +49,11 @@ def test_rules_are_read_and_written(text, rule):
     assert parse_filter(str(rule)) == rule
 
 
+@pytest.mark.parametrize("text", ["motion>0.3", "motion<0.01", "motion>=0.5", "a<=1e-05", "a==3", "a>=0.1 or missing"])
+def test_rules_are_shown_as_they_were_written(text):
+    assert str(parse_filter(text)) == text
+
+
 @pytest.mark.parametrize(
     ("text", "kept"), [("motion>0.3", "45"), ("motion<0.3", "012"), ("motion>=0.3", "345"), ("codec!=vp9", "135")]
 )

@@ -50,11 +50,18 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Charts:
-    """SVG charts side by side: (title, `<svg>` element); `folded` as in `Table`."""
+    """SVG charts side by side, or one over the full width.
+
+    Attributes:
+      drawn: (title, `<svg>` element).
+      title, folded: as in `Table`.
+      wide: whether one alone gets the full width.
+    """
 
     drawn: Sequence[tuple[str, str]]
     title: str = ""
     folded: bool = False
+    wide: bool = False
     kind = "charts"
 
 
