@@ -1,8 +1,9 @@
 """From picks (set, clip, place, flip ...) to batches of pixels or latents: what the read threads do.
 
 A set that fits in memory is decoded once and then gathered (`CachedClips`); of the rest only the frames that a batch
-takes are decoded.  Pixels stay uint8 until they are on the device.  Latents, and the conditions stored with them,
-become float32, and conditions get back the rows that were not stored.
+takes are decoded.  Pixels stay uint8 and latents of the type in which they are stored until they are on the device:
+half the bytes to move, and numpy takes longer to widen float16 than all else takes.  Conditions become float32, and
+get back the rows that were not stored.
 
 Shape legend: B sequences, K clips of a sequence (1 unless packed), T frames, H height, W width.
 """
@@ -17,6 +18,7 @@ from data_pipelines.loading.fit import check_bucket, cover, numbers, ratio, span
 from data_pipelines.loading.order import Picks
 from data_pipelines.shards.latents import VECTOR, LatentSpec
 from data_pipelines.shards.reader import Choose, ClipSource
+from data_pipelines.shards.schema import frames_at
 from vdm_jax.errors import RunError
 from vdm_jax.media.window import resize
 from vdm_jax.types import PER_FRAME_KEYS, Bucket
@@ -54,7 +56,7 @@ class CachedClips:
         taken = choose(clip["fps"], len(clip["video"]))
         if taken is None:  # only what took the place of a damaged clip may not do
             return self._source.window(index, choose, size)
-        video = clip["video"][taken]
+        video = frames_at(clip["video"], taken)
         return {**clip, "video": video if size is None else resize(video, *size), "numbers": taken}
 
 
@@ -92,8 +94,8 @@ class BatchAssembler:
         Returns:
           {"video": uint8 [B, T, H, W, 3], "fps": float32 [B], "index": int64 [B], and "caption": object [B] of str,
           or in its place what the tokenizer gives}.  Of packed clips also "segments": int32 [B, T], and all but the
-          video is [B, K, ...].  Of a latent set "video" is float32 [B, T, H, W, C], and conditions [B, ...] come under
-          their names, `vector.<name>` under <name>.
+          video is [B, K, ...].  Of a latent set "video" is [B, T, H, W, C] as stored, and conditions [B, ...] come
+          under their names, `vector.<name>` under <name>.
 
         Raises:
           RunError: as `ClipSource`; or captions that cannot be drawn from.
@@ -173,9 +175,9 @@ class BatchAssembler:
 
 
 def _stack(clips: Sequence[np.ndarray]) -> np.ndarray:
-    """`[B, ...]`: bytes as they are, numbers as float32."""
-    dtype = clips[0].dtype if clips[0].dtype == np.uint8 else np.float32
-    out = np.empty((len(clips), *clips[0].shape), dtype)
+    """`[B, ...]`: all in the type of the first, or in float32 where sets store other types."""
+    types = {clip.dtype for clip in clips}
+    out = np.empty((len(clips), *clips[0].shape), types.pop() if len(types) == 1 else np.float32)
     for row, clip in zip(out, clips):
         row[...] = clip
     return out

@@ -1,9 +1,10 @@
 """Which clips make which batch: arithmetic on positions, so that any batch can be asked for without those before it.
 
-    position p of a set's      clip shuffle(seed, epoch p // N)[p mod N] of the N that fill the bucket; what else is
-      stream in a bucket         drawn for it (place, flip, crop, caption) from (seed, p)
+    position p of a set's      clip shuffle(seed, epoch p // N)[p mod N] of the N that fill the bucket
+      stream in a bucket
     position of a bucket       a set and a position in its stream (`mixture.py`); with one set, that position
-    batch n of a bucket        sequences n B ... (n + 1) B - 1, each of K positions (K > 1 where clips are packed)
+    batch n of a bucket        sequences n B ... (n + 1) B - 1, each of K positions (K > 1 where clips are packed); what
+                                 else is drawn for each row (place, flip, crop, caption) from (seed, n)
     step k of a run            turn k mod W of round k // W: every bucket `weight` times, in an order of (seed, round)
 
 A host that loads only some rows of each batch goes over the same positions and skips the others.
@@ -16,12 +17,13 @@ from collections.abc import Sequence
 
 import grain
 import numpy as np
+from grain.experimental import index_shuffle
 
 from data_pipelines.loading.mixture import Mixture
 from vdm_jax.types import Bucket
 
 _STRIDE = 0x9E3779B9  # odd: between the seeds of buckets, which would otherwise draw the same clips side by side
-_SET_STRIDE = 0x85EBCA6B  # odd: between the seeds of sets
+_ROUNDS = 4  # of the Feistel network that permutes an epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +72,8 @@ class Drawing:
     random_crop: bool = False
 
 
-def bucket_picks(
-    bucket: Bucket,
-    number: int,
-    streams: Sequence[np.ndarray],
-    seed: int,
-    rows: np.ndarray,
-    drawing: Drawing,
-    mixture: Mixture | None = None,
-) -> grain.MapDataset:
-    """The endless batches of one bucket as `Picks`, batch n at position n.
+class BucketPicks:
+    """The endless batches of one bucket: `self[n]` is the `Picks` of batch n.
 
     Args:
       bucket: its shape.
@@ -90,30 +84,57 @@ def bucket_picks(
       drawing: order, places, flips and crops.
       mixture: of the sets; None for one set.
     """
-    clips = []
-    for part, usable in enumerate(streams):
-        own = (seed + number * _STRIDE + part * _SET_STRIDE) % 2**32
-        indices = grain.MapDataset.range(len(usable)).seed(own)
-        if drawing.shuffle:
-            indices = indices.shuffle()
-        clips.append(indices.repeat().random_map(functools.partial(_draw, drawing, part, usable)))
-    count = len(bucket.clips)
-    mine = _Rows((rows[:, None] * count + np.arange(count)).ravel(), bucket.batch * count, mixture)
-    return grain.MapDataset.select_from_datasets(clips, mine).batch(len(rows) * count, batch_fn=_stack)
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        number: int,
+        streams: Sequence[np.ndarray],
+        seed: int,
+        rows: np.ndarray,
+        drawing: Drawing,
+        mixture: Mixture | None = None,
+    ):
+        clips = len(bucket.clips)
+        self._clips = bucket.batch * clips
+        self._mine = (np.asarray(rows)[:, None] * clips + np.arange(clips)).ravel()
+        self._streams, self._drawing, self._mixture = streams, drawing, mixture
+        self._seed = (seed + number * _STRIDE) % 2**32
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._clips
+
+    def __getitem__(self, batch: int) -> Picks:
+        # One generator a batch, for all of its rows: making one for each clip would cost more than reading a latent.
+        draws = np.random.default_rng((self._seed, int(batch))).random((self._clips, 5))[self._mine]
+        place, mirror, caption, crop = draws[:, 0], draws[:, 1] < 0.5, draws[:, 2], draws[:, 3:]
+        places = [self._place(int(position)) for position in int(batch) * self._clips + self._mine]
+        index = [self._index(part, position) for part, position in places]
+        none, drawing = np.zeros(len(place)), self._drawing
+        return Picks(
+            index=np.array(index, np.int64),
+            place=place if drawing.random_start else none,
+            flip=mirror & drawing.flip,
+            part=np.array([part for part, _ in places], np.int64),
+            crop=crop if drawing.random_crop else np.full_like(crop, 0.5),
+            caption=caption,
+        )
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """The set that a position of the bucket is due, and the position in its stream."""
+        return (0, position) if self._mixture is None else self._mixture[position]
+
+    def _index(self, part: int, position: int) -> int:
+        usable = self._streams[part]
+        epoch, place = divmod(position, len(usable))
+        if self._drawing.shuffle:
+            place = index_shuffle(place, len(usable) - 1, _epoch_seed(self._seed, part, epoch), _ROUNDS)
+        return int(usable[place])
 
 
-def _draw(drawing: Drawing, part: int, usable: np.ndarray, number: int, rng: np.random.Generator) -> tuple:
-    """One row of `Picks`."""
-    place, mirror = rng.random(), bool(rng.integers(2))
-    down, right, caption = rng.random(3)
-    return (
-        int(usable[number]),
-        place if drawing.random_start else 0.0,
-        drawing.flip and mirror,
-        part,
-        (down, right) if drawing.random_crop else (0.5, 0.5),
-        caption,
-    )
+@functools.lru_cache(maxsize=1024)
+def _epoch_seed(seed: int, part: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, part, epoch)).generate_state(1)[0])
 
 
 def in_turn(buckets: Sequence[Bucket], batches: Sequence[grain.MapDataset], seed: int, shuffle: bool):
@@ -152,30 +173,3 @@ class Turns(grain.transforms.DatasetSelectionMap):
 @functools.lru_cache(maxsize=64)
 def _shuffled(seed: int, number: int, turns: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng((seed, number)).permutation(turns)
-
-
-class _Rows(grain.transforms.DatasetSelectionMap):
-    """Some rows of each batch of consecutive positions, j -> row j mod r of batch j // r, each of the set it is due."""
-
-    def __init__(self, rows: np.ndarray, batch: int, mixture: Mixture | None):
-        self._rows, self._batch, self._mixture = rows.tolist(), batch, mixture
-
-    def __len__(self) -> int:
-        return sys.maxsize // self._batch * len(self._rows)
-
-    def __getitem__(self, position: int) -> tuple[int, int]:
-        number, row = divmod(int(position), len(self._rows))
-        position = number * self._batch + self._rows[row]
-        return (0, position) if self._mixture is None else self._mixture[position]
-
-
-def _stack(picks: list[tuple]) -> Picks:
-    index, place, flip, part, crop, caption = zip(*picks)
-    return Picks(
-        np.array(index, np.int64),
-        np.array(place, np.float64),
-        np.array(flip, bool),
-        np.array(part, np.int64),
-        np.array(crop, np.float64),
-        np.array(caption, np.float64),
-    )

@@ -19,14 +19,14 @@ import numpy as np
 from data_pipelines.loading.clips import BatchAssembler, CachedClips, TokenizerFn
 from data_pipelines.loading.fit import Fit, check_bucket, check_usable, fit
 from data_pipelines.loading.mixture import Mixture, Shares
-from data_pipelines.loading.order import Drawing, Turns, bucket_picks, in_turn
+from data_pipelines.loading.order import BucketPicks, Drawing, Turns, in_turn
 from data_pipelines.loading.settings import DataConfig
 from data_pipelines.loading.stored import Stored, stored_in
 from data_pipelines.shards.latents import CODEC
 from data_pipelines.shards.reader import ClipSource
 from vdm_jax.types import PER_FRAME_KEYS, Bucket
 
-ORDER_VERSION = 2  # raise it when the order of the clips changes: old states are then refused, not misread
+ORDER_VERSION = 3  # raise it when the order of the clips changes: old states are then refused, not misread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +103,10 @@ class Plan:
         for number, (bucket, parts) in enumerate(zip(self.buckets, self.parts)):
             usable = [part.fit.usable for part in parts]
             mixture = self._mixture(number)
-            picks = bucket_picks(bucket, number, usable, self.seed, self.rows[number], drawing, mixture)
+            picks = BucketPicks(bucket, number, usable, self.seed, self.rows[number], drawing, mixture)
             read = [clips[part.shards] for part in parts]
-            batches.append(picks.map(BatchAssembler(read, bucket, self.tokenizer_fn, self.conditions, config.resize)))
+            assembler = BatchAssembler(read, bucket, self.tokenizer_fn, self.conditions, config.resize)
+            batches.append(grain.MapDataset.source(picks).map(assembler))
         return Opened(batches, in_turn(self.buckets, batches, self.seed, self.shuffle), sources)
 
     def without_cache(self) -> "Plan":

@@ -26,7 +26,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from data_pipelines.shards.schema import in_order
+from data_pipelines.shards.example import Example
+from data_pipelines.shards.schema import frames_at, in_order
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.types import CONDITION_KEYS
 
@@ -161,27 +162,26 @@ class LatentSpec:
     def deserialize(self, data: bytes) -> "LatentRecord":
         """The inverse of `serialize`; raises RunError where the bytes are no such record."""
         try:
-            values = self.features().deserialize_example_np(data)
-            text = {name: _text(values[name]) for name in _TEXTS}
-            arrays = {name: values[name].view(_NUMBERS[entry.dtype]) for name, entry in self._arrays()}
-            latents = arrays.pop("latents")
+            example = Example(data)
+            arrays = {
+                name: example.array(name, (None, *entry.shape[1:]) if entry.shape else (), _NUMBERS[entry.dtype])
+                for name, entry in self.conditions.items()
+            }
             return LatentRecord(
-                latents,
+                example.array("latents", self.decoded_shape, self.decoded_dtype),
                 arrays,
-                fps=float(values["fps"]),
-                start=float(values["start"]),
-                index=int(values["index"]),
-                **text,
+                fps=example.value("fps", float),
+                start=example.value("start", float),
+                index=example.value("index", int),
+                **{name: example.value(name, str) for name in _TEXTS},
             )
-        except Exception as error:  # protobuf, tfds and decoding errors: whatever it is, the record cannot be used
+        except Exception as error:  # protobuf and decoding errors: whatever it is, the record cannot be used
             raise RunError(f"not a latent record ({type(error).__name__}: {error})") from None
 
-    def contents(
-        self, record: "LatentRecord", numbers: np.ndarray | None = None, size: None = None
-    ) -> dict[str, Any]:
+    def contents(self, record: "LatentRecord", numbers: np.ndarray | None = None, size: None = None) -> dict[str, Any]:
         """`{"video": latents, those of the frames `numbers`, "conditions": {name: stored rows}}`."""
         assert size is None, "latents cannot be resized"
-        latents = record.latents if numbers is None else record.latents[numbers]
+        latents = record.latents if numbers is None else frames_at(record.latents, numbers)
         return {"video": latents, "conditions": record.conditions}
 
     def serialize(self, record: "LatentRecord") -> bytes:
@@ -203,9 +203,6 @@ class LatentSpec:
         rest = {name: getattr(record, name) for name in (*_TEXTS, "fps", "start", "index")}
         words = {name: value.view(_word(value.dtype)) for name, value in values.items()}
         return in_order(self.features().serialize_example({**words, **rest}))
-
-    def _arrays(self) -> list[tuple[str, Any]]:
-        return [("latents", self), *self.conditions.items()]
 
 
 _TEXTS = ("caption", "source", "split", "labels")
@@ -276,7 +273,3 @@ def _features(latents: tuple[int, ...], dtype: str, conditions: tuple[tuple[str,
 def _word(dtype: np.dtype) -> np.dtype:
     """What tfds stores numbers of this kind as: it knows no bfloat16."""
     return np.dtype(np.uint16) if dtype == _NUMBERS["bfloat16"] else dtype
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -21,6 +21,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.shards import manifest as manifests
+from data_pipelines.shards.example import message_type
 from data_pipelines.shards.files import count_records, sha256
 from data_pipelines.shards.latents import LatentRecord, LatentSpec, read_null
 from data_pipelines.shards.manifest import Manifest, Shard
@@ -157,15 +158,15 @@ class ClipSource:
         number = bisect.bisect_right(self._ends, index)
         shard = self._shards[number]
         within = index - (self._ends[number] - shard.records)
-        where = f"{self.directory / shard.file}: record {within}"
         try:
             data = self._reader(shard).read([within])[0]
         except (RuntimeError, IndexError, ValueError, OSError) as error:
-            raise RunError(f"{where} is damaged ({' '.join(str(error).split())})") from None
+            said = " ".join(str(error).split())
+            raise RunError(f"{self.directory / shard.file}: record {within} is damaged ({said})") from None
         try:
             return self._spec.deserialize(data)
         except RunError as error:
-            raise RunError(f"{where} is damaged: {error}") from None
+            raise RunError(f"{self.directory / shard.file}: record {within} is damaged: {error}") from None
 
     def rates(self) -> np.ndarray:
         """Frames per second of each clip, float32 [N]; reads all records, and decodes none.
@@ -186,7 +187,7 @@ class ClipSource:
 
     def _prepare(self) -> None:
         """Imports what reads records: two read threads that import it at once may wait for each other forever."""
-        self._spec.features()
+        message_type()
 
     def _clip(
         self, index: int, choose: Choose | None = None, size: tuple[int, int] | None = None

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.shards.example import Example, message_type
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.media import video as media
 from vdm_jax.media.window import decode_frames, resize
@@ -142,7 +143,7 @@ def unpack_window(record: ClipRecord, numbers: np.ndarray, size: tuple[int, int]
     """
     odd = record.height % 2 or record.width % 2  # then the picture may have a row or column that is not the clip's
     if record.codec == "raw" or (size is None and len(numbers) == record.frames):
-        pixels = unpack_pixels(record)[numbers]
+        pixels = frames_at(unpack_pixels(record), numbers)
     else:
         pixels = decode_frames(record.video, numbers, None if odd else size, frames=record.frames)
         if size is None and (pixels.shape[1] < record.height or pixels.shape[2] < record.width):
@@ -150,6 +151,12 @@ def unpack_window(record: ClipRecord, numbers: np.ndarray, size: tuple[int, int]
         if size is None or odd:
             pixels = pixels[:, : record.height, : record.width]
     return pixels if size is None else resize(pixels, *size)
+
+
+def frames_at(video: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The frames `numbers`, ascending, of `[T, ...]`; not copied where they follow one another."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return video[first : last + 1] if last - first + 1 == len(numbers) else video[numbers]
 
 
 def features(fields: Mapping[str, StoredField]) -> Any:
@@ -198,9 +205,7 @@ def serialize(record: ClipRecord, fields: Mapping[str, StoredField]) -> bytes:
 
 def in_order(example: bytes) -> bytes:
     """A tf.train.Example with its fields in one order; as the library writes them, each process has its own."""
-    from tensorflow_datasets.proto import tf_example_pb2  # see `features`
-
-    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
+    return message_type().FromString(example).SerializeToString(deterministic=True)
 
 
 def deserialize(data: bytes, fields: Mapping[str, StoredField]) -> ClipRecord:
@@ -210,14 +215,9 @@ def deserialize(data: bytes, fields: Mapping[str, StoredField]) -> ClipRecord:
       RunError: the bytes are no such record.
     """
     try:
-        values = features(fields).deserialize_example_np(data)
-        plain = {name: _plain(values[name], kind) for name, kind in _PLAIN.items()}
-        return ClipRecord(**plain, fields={name: values[name] for name in fields})
-    except Exception as error:  # protobuf, tfds and decoding errors: whatever it is, the record cannot be used
+        example = Example(data)
+        plain = {name: example.value(name, kind) for name, kind in _PLAIN.items()}
+        arrays = {name: example.array(name, field.shape, np.dtype(field.dtype)) for name, field in fields.items()}
+        return ClipRecord(**plain, fields=arrays)
+    except Exception as error:  # protobuf and decoding errors: whatever it is, the record cannot be used
         raise RunError(f"not a clip record ({type(error).__name__}: {error})") from None
-
-
-def _plain(value: Any, kind: type) -> Any:
-    if kind is str:
-        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-    return kind(value)

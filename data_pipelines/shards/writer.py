@@ -35,6 +35,10 @@ from data_pipelines.shards.manifest import ClipSpec, Dropped, Manifest, Shard
 from data_pipelines.shards.schema import ClipRecord
 from vdm_jax.errors import RunError, did_you_mean
 
+# Raw pixels up to here are those of worlds, of which compression leaves little; larger ones are footage, which it
+# hardly makes smaller, and a loader would spend more on undoing it than on all else.
+COMPRESSED_BYTES = 1 << 20
+
 
 class ShardWriter:
     """Takes records and writes them; use `open_writer`."""
@@ -111,7 +115,8 @@ class ShardWriter:
 
     def _start(self, split: str) -> None:
         lengths = self._lengths.setdefault(split, [])
-        compresses = self._clip.codec == "raw" or self._clip.fields
+        small = self._clip.codec == "raw" and self._clip.decoded_bytes <= COMPRESSED_BYTES
+        compresses = small or self._clip.fields
         options = "group_size:1,zstd:1" if compresses else "group_size:1,uncompressed"
         self._writers[split] = ArrayRecordWriter(str(self._open_path(split, len(lengths))), options)
         lengths.append(0)

@@ -107,11 +107,12 @@ def vocabulary(text: TextConfig) -> int:
 
 
 def batch_shapes(config: RunConfig) -> Mapping[str, tuple[tuple[int, ...], Any]]:
-    """`{key: (shape, dtype)}` of a training batch as the loader makes it: uint8 pixels, or float32 latents."""
+    """`{key: (shape, dtype)}` of a training batch as the loader makes it: uint8 pixels, or latents as `vdm encode` stores
+    them unless told otherwise."""
     size, text = config.train.batch_size, config.networks.text
     pixels = config.clip_shape[3] == 3
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "video": ((size, *config.clip_shape), jnp.uint8 if pixels else jnp.float32),
+        "video": ((size, *config.clip_shape), jnp.uint8 if pixels else jnp.float16),
         "fps": ((size,), jnp.float32),
         "index": ((size,), jnp.int32),
     }
