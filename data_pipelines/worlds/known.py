@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data_pipelines.worlds import sprites, sprites_oracle
+from data_pipelines.worlds import digits, digits_oracle, sprites, sprites_oracle
 from data_pipelines.worlds.world import World
 
 WORLDS: dict[str, World] = {
@@ -15,6 +15,14 @@ WORLDS: dict[str, World] = {
             sprites.clip,
             sprites_oracle.check,
             sprites.hold_out,
+        ),
+        World(
+            "digits",
+            "handwritten digits that bounce off the sides; captions such as 'a red three moves to the upper left'",
+            digits.DigitsConfig,
+            digits.clip,
+            digits_oracle.check,
+            digits.hold_out,
         ),
     )
 }

@@ -2,9 +2,9 @@
 
 Object k has a centre c_k(t), a colour and a signed distance `phi_k(x, y)` from its outline in pixels, negative inside,
 as a function of the place relative to the centre.  With coverage `a_k = clip(1/2 - phi_k, 0, 1)` the frame is painted
-from the first object to the last, `v <- v + a_k (colour_k - v)`, rounded.  A pixel shows the last object whose outline encloses
-its centre, p; that point is at `p + c_k(t + 1) - c_k(t)` in the next frame, and seen there unless it is outside or a
-later object encloses it.  What shows the background stays where it is.
+from the first object to the last, `v <- v + a_k (colour_k - v)`, rounded.  A pixel shows the last object whose outline
+encloses its centre, p; that point is at `p + c_k(t + 1) - c_k(t)` in the next frame, and seen there unless it is
+outside or a later object encloses it.  What shows the background stays where it is.
 
 Shape legend: T frames, H height, W width, h and w of a window, N objects.
 """

@@ -24,7 +24,7 @@ import numpy as np
 from data_pipelines.worlds import sprites
 from data_pipelines.worlds.shapes import coverage
 from data_pipelines.worlds.sprites import COLOURS, DIRECTIONS, SPEEDS, Sprite, SpritesConfig, parse_caption
-from data_pipelines.worlds.world import right, wrong
+from data_pipelines.worlds.world import pixels_of, right, wrong
 from vdm_jax.media.figures import Figure
 
 MIN_FIT = 0.6  # share of the coverage's energy that the best shape must explain
@@ -75,7 +75,7 @@ def read(videos: np.ndarray, config: SpritesConfig) -> list[Reading]:
     """
     if config.objects != 1:
         raise ValueError(f"objects: {config.objects}; the oracle reads worlds of one object")
-    alpha, colours, contrast = _coverage_of(_unit(videos))  # [B, T, H, W], [B] index, [B]
+    alpha, colours, contrast = _coverage_of(pixels_of(videos))  # [B, T, H, W], [B] index, [B]
     frames, height, width = alpha.shape[1:]
     side = min(height, width)
     mass = alpha.sum((2, 3))  # [B, T]
@@ -180,18 +180,6 @@ def _compare(reading: Reading, caption: str | Sprite) -> dict[str, bool]:
         result["speed"] = reading.speed is not None
     result["overall"] = result["colour"] and result["shape"] and result["direction"]
     return result
-
-
-def _unit(videos: np.ndarray) -> np.ndarray:
-    """Pixels as float32 in [0, 1]."""
-    videos = np.asarray(videos)
-    if videos.ndim != 5 or videos.shape[-1] != 3 or 0 in videos.shape:
-        raise ValueError(f"videos: expected [B, T, H, W, 3], got {list(videos.shape)}")
-    if videos.dtype == np.uint8:
-        return videos.astype(np.float32) / 255
-    if not np.issubdtype(videos.dtype, np.floating):
-        raise ValueError(f"videos: expected uint8 or float, got {videos.dtype}")
-    return np.nan_to_num(np.clip(videos.astype(np.float32) / 2 + 0.5, 0, 1))
 
 
 def _coverage_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -150,6 +150,25 @@ def wrong(name: str, verdicts: Sequence[bool] | np.ndarray, most: float = CORRUP
     return Figure(f"corrupted/{name}", share, n=int(np.size(verdicts)), ok=share <= most)
 
 
+def pixels_of(videos: np.ndarray) -> np.ndarray:
+    """Clips as an oracle takes them, as float32 in [0, 1].
+
+    Args:
+      videos: [B, T, H, W, 3], uint8, or float in [-1, 1] (values outside are clipped, what is no number becomes 0).
+
+    Raises:
+      ValueError: wrong shape or dtype.
+    """
+    videos = np.asarray(videos)
+    if videos.ndim != 5 or videos.shape[-1] != 3 or 0 in videos.shape:
+        raise ValueError(f"videos: expected [B, T, H, W, 3], got {list(videos.shape)}")
+    if videos.dtype == np.uint8:
+        return videos.astype(np.float32) / 255
+    if not np.issubdtype(videos.dtype, np.floating):
+        raise ValueError(f"videos: expected uint8 or float, got {videos.dtype}")
+    return np.nan_to_num(np.clip(videos.astype(np.float32) / 2 + 0.5, 0, 1))
+
+
 def generator(seed: int, index: int, *salt: int) -> np.random.Generator:
     """The random stream of a clip; different salts give independent streams."""
     return np.random.default_rng([seed, index, *salt])
