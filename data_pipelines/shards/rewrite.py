@@ -1,8 +1,9 @@
-"""Shard sets made of shard sets: several as one, the first clips of one, one in parts.
+"""Shard sets made of shard sets: several as one, the first clips of one, one in parts, chosen clips.
 
-    A + B  -> merge -> one set        A's clips before B's, in each split
-    A      -> head  -> the first clips of each split
-    A      -> split -> parts          contiguous in each split; all of them, or none
+    A + B  -> merge  -> one set       A's clips before B's, in each split
+    A      -> head   -> the first clips of each split
+    A      -> split  -> parts         contiguous in each split; all of them, or none
+    A      -> subset -> those chosen
 
 A clip keeps its split and its bytes; only its running number changes.  Every byte that is read is compared with its
 digest first, sets of latents keep their conditions and the features of the empty prompt, and what was known of where
@@ -31,11 +32,11 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Excerpt:
-    """Some clips of a set: of each split those of a range."""
+    """Some clips of a set: of each split those with certain numbers, ascending."""
 
     directory: Path
     manifest: Manifest
-    ranges: Mapping[str, range]
+    ranges: Mapping[str, Sequence[int]]
 
     def records(self, split: str) -> Iterator[ClipRecord | LatentRecord]:
         """The clips of one split as they are stored."""
@@ -140,6 +141,40 @@ def split(
     return manifests
 
 
+def subset(
+    directory: str | Path,
+    out: str | Path,
+    chosen: Mapping[str, Sequence[int]],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Manifest:
+    """Chosen clips of a set.
+
+    Args:
+      directory: the set.
+      out: directory to make.
+      chosen: split -> numbers of its clips, ascending; a split that is not named is left out.
+      settings: how they were chosen, for the manifest.
+      overwrite: replace a set that is at `out`.
+      shard_bytes: start a new file after so many bytes.
+
+    Raises:
+      ValueError: `out` exists, or a split or number that there is not.
+      RunError: the set is damaged, nothing is chosen, or the disk fails.
+    """
+    check_target(out, overwrite)
+    whole = whole_set(directory)
+    for name, numbers in chosen.items():
+        there = whole.manifest.records(name)
+        if list(numbers) != sorted(set(numbers)) or any(not 0 <= number < there for number in numbers):
+            raise ValueError(f"chosen.{name}: not ascending numbers below {there}")
+    part = dataclasses.replace(whole, ranges={name: tuple(numbers) for name, numbers in chosen.items()})
+    provenance = {"pipeline": "shards/subset", "sets": [_origin(part)]}
+    return _write([part], out, provenance, settings, None, shard_bytes)
+
+
 def whole_set(directory: str | Path) -> Excerpt:
     """A set, every byte of which has been compared with its digest.
 
@@ -151,7 +186,7 @@ def whole_set(directory: str | Path) -> Excerpt:
     return Excerpt(Path(directory), manifest, {name: range(manifest.records(name)) for name in manifest.splits})
 
 
-def _share(found: range, part: int, parts: int) -> range:
+def _share(found: Sequence[int], part: int, parts: int) -> Sequence[int]:
     return found[part * len(found) // parts : (part + 1) * len(found) // parts]
 
 
@@ -159,10 +194,15 @@ def _origin(part: Excerpt) -> dict[str, Any]:
     """What the new manifest says of a set that clips are taken from."""
     return {
         "digest": part.manifest.digest(),
-        "clips": {name: [found.start, found.stop] for name, found in part.ranges.items()},
+        "clips": {name: _numbers(found) for name, found in part.ranges.items()},
         "provenance": dict(part.manifest.provenance),
         "settings": dict(part.manifest.settings),
     }
+
+
+def _numbers(found: Sequence[int]) -> list[int] | int:
+    """Start and stop of a range; of other numbers only how many there are."""
+    return [found.start, found.stop] if isinstance(found, range) else len(found)
 
 
 def _check_mergeable(sets: Sequence[Excerpt]) -> None:

@@ -13,7 +13,7 @@ from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards import rewrite
 from data_pipelines.shards.manifest import ClipSpec
 from data_pipelines.shards.reader import ClipSource, verify
-from data_pipelines.shards.rewrite import head, merge, split
+from data_pipelines.shards.rewrite import head, merge, split, subset
 from data_pipelines.shards.schema import ClipRecord, pack_pixels
 from data_pipelines.shards.webdataset import export_webdataset
 from data_pipelines.shards.writer import open_writer
@@ -91,6 +91,17 @@ def test_the_head_is_the_first_clips_of_each_split(two, tmp_path):
         head(two[0], tmp_path / "few", 1)
     head(two[0], tmp_path / "few", 1, overwrite=True)
     assert captions(tmp_path / "few", "train") == clips(0, 1)
+
+
+def test_a_subset_holds_what_was_chosen(two, tmp_path):
+    manifest = subset(two[0], tmp_path / "some", {"train": [0, 3, 4]}, {"filter": "motion>=0.5"})
+    assert captions(tmp_path / "some", "train") == ["clip 0", "clip 3", "clip 4"]
+    assert (list(manifest.splits), manifest.settings) == (["train"], {"filter": "motion>=0.5"})
+    for numbers in ([3, 0], [1, 1], [5]):
+        with pytest.raises(ValueError, match="chosen.train: not ascending numbers below 5"):
+            subset(two[0], tmp_path / "more", {"train": numbers}, {})
+    with pytest.raises(RunError, match="no clip was written"):
+        subset(two[0], tmp_path / "more", {"train": []}, {})
 
 
 def test_parts_put_together_are_the_whole(two, tmp_path):

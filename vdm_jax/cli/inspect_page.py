@@ -57,9 +57,8 @@ def set_page(path: Path, manifest: Manifest, sources: Mapping[str, ClipSource]) 
 
 
 def values_of(labels: str) -> dict[str, Any]:
-    """The plain values in the labels of a clip by name, scores first; `{"scores": {"a": 1}} -> {"a": 1}`."""
+    """The scores in the labels of a clip by name, `{"scores": {"a": 1}} -> {"a": 1}`, or else all plain values."""
     found = json.loads(labels)
-    scores = found.pop("scores", {})
     flat: dict[str, Any] = {}
 
     def collect(value: Any, name: str) -> None:
@@ -69,8 +68,7 @@ def values_of(labels: str) -> dict[str, Any]:
         elif isinstance(value, (str, numbers.Number)):
             flat.setdefault(name, value)
 
-    collect(scores, "")
-    collect({key: value for key, value in found.items() if key != "captions"}, "")
+    collect(found.get("scores") or {key: value for key, value in found.items() if key != "captions"}, "")
     return flat
 
 
