@@ -21,7 +21,6 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipelines.shards import manifest as manifests
-from data_pipelines.shards.example import message_type
 from data_pipelines.shards.files import count_records, sha256
 from data_pipelines.shards.latents import LatentRecord, LatentSpec, read_null
 from data_pipelines.shards.manifest import Manifest, Shard
@@ -89,7 +88,6 @@ class ClipSource:
         self._on_damage, self._budget = on_damage, damage_budget
         self._readers: dict[str, ArrayRecordReader] = {}
         self._lock = threading.Lock()
-        self._prepare()
 
     def __len__(self) -> int:
         return self._records
@@ -144,7 +142,6 @@ class ClipSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
-        self._prepare()
 
     def __repr__(self) -> str:
         return f"ClipSource({str(self.directory)!r}, {self.split!r}, records={self._records})"
@@ -184,10 +181,6 @@ class ClipSource:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
-
-    def _prepare(self) -> None:
-        """Imports what reads records: two read threads that import it at once may wait for each other forever."""
-        message_type()
 
     def _clip(
         self, index: int, choose: Choose | None = None, size: tuple[int, int] | None = None

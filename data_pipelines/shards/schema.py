@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.shards.example import Example, message_type
+from data_pipelines.shards.example import Example
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.media import video as media
 from vdm_jax.media.window import decode_frames, resize
@@ -55,7 +55,7 @@ class ClipRecord:
     """One clip.
 
     Attributes:
-      video: the pixels, stored as `codec` says.
+      video: the pixels, stored as `codec` says; a view of the whole record where raw pixels were read.
       codec: one of `CODECS`.
       caption: a sentence, or "".
       fps: frames per second; like every number of a tf.train.Example that is no integer, float32 on disk.
@@ -68,7 +68,7 @@ class ClipRecord:
       fields: name -> array, those of the set's `ClipSpec.fields`.
     """
 
-    video: bytes
+    video: bytes | memoryview
     codec: str
     caption: str
     fps: float
@@ -83,7 +83,7 @@ class ClipRecord:
     fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-_PLAIN = {f.name: f.type for f in dataclasses.fields(ClipRecord) if f.name != "fields"}
+_PLAIN = {f.name: f.type for f in dataclasses.fields(ClipRecord) if f.name != "fields"} | {"video": bytes}
 NAMES = frozenset(_PLAIN)  # taken: no array may have one of these
 
 
@@ -199,13 +199,15 @@ def serialize(record: ClipRecord, fields: Mapping[str, StoredField]) -> bytes:
             raise ValueError(
                 f"fields.{name}: {value.dtype} {list(value.shape)} is not {field.dtype} {list(field.shape)}"
             )
-    plain = {name: getattr(record, name) for name in _PLAIN}
+    plain = {name: getattr(record, name) for name in _PLAIN} | {"video": bytes(record.video)}
     return in_order(features(fields).serialize_example(plain | dict(record.fields)))
 
 
 def in_order(example: bytes) -> bytes:
     """A tf.train.Example with its fields in one order; as the library writes them, each process has its own."""
-    return message_type().FromString(example).SerializeToString(deterministic=True)
+    from tensorflow_datasets.proto import tf_example_pb2  # see `features`
+
+    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
 
 
 def deserialize(data: bytes, fields: Mapping[str, StoredField]) -> ClipRecord:
@@ -217,6 +219,8 @@ def deserialize(data: bytes, fields: Mapping[str, StoredField]) -> ClipRecord:
     try:
         example = Example(data)
         plain = {name: example.value(name, kind) for name, kind in _PLAIN.items()}
+        if plain["codec"] != "raw":
+            plain["video"] = bytes(plain["video"])
         arrays = {name: example.array(name, field.shape, np.dtype(field.dtype)) for name, field in fields.items()}
         return ClipRecord(**plain, fields=arrays)
     except Exception as error:  # protobuf and decoding errors: whatever it is, the record cannot be used
