@@ -13,6 +13,7 @@ motion of objects.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from data_pipelines.curation.scores.bars import inside
 from data_pipelines.curation.scores.opencv import import_opencv
 from data_pipelines.curation.scores.protocol import Column, Sample, rounded
 
+SIDE = 96  # pixels of the shorter side at which flow is computed
 STEP = 4  # pixels between the places at which flow is read
 FLAT = 1.5  # mean slope of luma below which a place has no structure
 OBJECT = 0.5  # pixels of motion beside the camera's that are not an error of the flow
@@ -38,7 +40,7 @@ class Motion:
       side: pixels of the shorter side at which flow is computed.
     """
 
-    side: int = 96
+    side: int = SIDE
     name: str = "motion"
     version: int = 1
     columns: tuple[Column, ...] = (
@@ -50,16 +52,48 @@ class Motion:
 
     def score(self, sample: Sample) -> dict[str, float | str]:
         """See `Scorer`."""
-        pairs = sample.pairs()
-        if not pairs:
+        moves = movements(sample, self.side)
+        if not moves:
             return {}
-        pictures = reduced(inside(sample, sample.grey), self.side)
-        speeds = []
-        for k in pairs:
-            values = parts(pictures[k], pictures[k + 1])
-            rate = 1 / (min(pictures[k].shape) * (sample.times[k + 1] - sample.times[k]))
-            speeds.append((*(v * rate for v in values[:3]), values[3]))
-        return rounded(dict(zip((c.name for c in self.columns), np.mean(speeds, axis=0))))
+        speeds = np.mean(
+            [(m.speed / m.seconds, m.camera_speed / m.seconds, m.beside / m.seconds, m.moving) for m in moves], 0
+        )
+        return rounded(dict(zip((c.name for c in self.columns), speeds)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Movement:
+    """What happens between two neighbouring pictures.  Lengths are fractions of the shorter side.
+
+    Attributes:
+      first: index of the first picture.
+      seconds: from one to the other.
+      camera: float32 [3, 2], displacement by the camera at (x, y, 1), all in shorter sides.
+      speed, camera_speed, beside: mean displacement, that of the camera, and that of the rest.
+      moving: share of the picture that moves beside the camera.
+    """
+
+    first: int
+    seconds: float
+    camera: np.ndarray
+    speed: float
+    camera_speed: float
+    beside: float
+    moving: float
+
+
+@functools.lru_cache(maxsize=1)
+def movements(sample: Sample, side: int = SIDE) -> tuple[Movement, ...]:
+    """What happens between neighbouring pictures of a sample, inside its bars; the latest answer is remembered."""
+    pictures = reduced(inside(sample, sample.grey), side)
+    found = []
+    for k in sample.pairs():
+        camera, values = parts(pictures[k], pictures[k + 1])
+        scale = min(pictures[k].shape)
+        camera = camera * np.float32([[1], [1], [1 / scale]])
+        seconds = float(sample.times[k + 1] - sample.times[k])
+        found.append(Movement(k, seconds, camera, *(v / scale for v in values[:3]), values[3]))
+    return tuple(found)
 
 
 def reduced(grey: np.ndarray, side: int) -> np.ndarray:
@@ -72,11 +106,15 @@ def reduced(grey: np.ndarray, side: int) -> np.ndarray:
     return np.stack([cv2.resize(g, size, interpolation=cv2.INTER_AREA) for g in grey])
 
 
-def parts(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float, float]:
-    """Mean displacement in pixels, that of the camera, that beside it, and the share of pixels that move beside it.
+def parts(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """The camera's map, and mean displacements.
 
     Args:
       before, after: luma uint8 [h, w].
+
+    Returns:
+      float32 [3, 2]; and in pixels the mean displacement, that of the camera and that beside it, and the share of
+      pixels that move beside it.
     """
     places = _read(np.moveaxis(np.mgrid[0 : before.shape[0], 0 : before.shape[1]][::-1], 0, -1)).astype(np.float32)
     places = np.concatenate([places, np.ones((len(places), 1), np.float32)], axis=1)
@@ -94,9 +132,9 @@ def parts(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float, f
             break
     own = trust & (np.linalg.norm(rest, axis=1) > OBJECT) & _read(differ(before, registered))
     by_camera = places @ camera
-    speed = np.linalg.norm(by_camera + rest * own[:, None], axis=1)
-    beside = np.linalg.norm(rest, axis=1) * own
-    return float(speed.mean()), float(np.linalg.norm(by_camera, axis=1).mean()), float(beside.mean()), float(own.mean())
+    beside = rest * own[:, None]
+    lengths = (float(np.linalg.norm(u, axis=1).mean()) for u in (by_camera + beside, by_camera, beside))
+    return camera, (*lengths, float(own.mean()))
 
 
 def shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
