@@ -7,8 +7,12 @@ them it has the one of its record.
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from data_pipelines.loading.settings import DataConfig
+from data_pipelines.shards.reader import ClipSource
 from vdm_jax.errors import RunError
 
 _SWAPPED = {"left": "right", "clockwise": "counterclockwise"}
@@ -52,6 +56,32 @@ def _cased(word: str, like: str) -> str:
     if like.isupper():
         return word.upper()
     return word.capitalize() if like[0].isupper() else word
+
+
+def no_text(captions: list[str]) -> dict[str, np.ndarray]:
+    """The tokenizer of an unconditional model, which is given no captions, whatever the set holds."""
+    return {}
+
+
+def training_texts(config: DataConfig) -> Iterator[str]:
+    """Every caption that training may see: of all sets, all of a clip, and mirrored where clips are; for a tokenizer.
+
+    Raises:
+      ValueError, RunError: as `ClipSource` with the policy `raise`.
+    """
+    for shards in config.training_sets:
+        source = ClipSource(shards, "train")
+        for index in range(len(source)):
+            record = source.record(index)
+            for text in _all(record.caption, record.labels):
+                yield text
+                if config.flip and (other := mirrored(text)) != text:
+                    yield other
+
+
+def _all(caption: str, labels: str) -> Sequence[str]:
+    choices = json.loads(labels).get("captions") if '"captions"' in labels else None
+    return [caption] if choices is None else _checked(choices)[0]
 
 
 def drawn(caption: str, labels: str, draw: float) -> str:

@@ -147,12 +147,13 @@ def check_usable(fits: Mapping[str, Sequence[Fit]], allowed: int, rate: float) -
     return left
 
 
-def summary(left: Mapping[str, Mapping[int, str]], rate: float) -> str:
-    """`12 of data/a too slow for 8 fps (0, 4, 7, ...), ...`."""
+def summary(left: Mapping[str, Mapping[int, str]], rate: float = 0.0) -> str:
+    """`12 of data/a too slow for 8 fps (0, 4, 7, ...), ...`; without a rate, without that part."""
     parts = []
     for shards, clips in left.items():
         for reason in sorted(set(clips.values())):
             these = [index for index, why in clips.items() if why == reason]
             first = ", ".join(map(str, these[:3])) + (", ..." if len(these) > 3 else "")
-            parts.append(f"{len(these)} of {shards} {reason} for {rate:g} fps ({first})")
+            asked = f" for {rate:g} fps" if rate else ""
+            parts.append(f"{len(these)} of {shards} {reason}{asked} ({first})")
     return ", ".join(parts)

@@ -24,7 +24,7 @@ from data_pipelines.loading.clips import Batch, TokenizerFn
 from data_pipelines.loading.plan import Opened, Plan, make_plan
 from data_pipelines.loading.settings import DataConfig
 from data_pipelines.loading.stored import Stored
-from data_pipelines.loading.workers import Workers
+from data_pipelines.loading.workers import Workers, packed
 from vdm_jax.errors import RunError
 from vdm_jax.types import Bucket
 
@@ -101,7 +101,9 @@ class Loader(Iterator[Batch]):
         self._opened = opened
         self._fingerprint = plan.fingerprint()
         self._elsewhere: dict[str, dict[int, str]] = {}  # damage that workers met
-        self._begin(start)
+        self._packed = packed(plan) if plan.config.workers else b""
+        self._next_index = start
+        self._reading: _Reading | None = None  # from the first batch on: a loader may only be looked at, or moved
 
     def __next__(self) -> Batch:
         """The next batch of this host; see `BatchAssembler`.
@@ -110,6 +112,8 @@ class Loader(Iterator[Batch]):
           RunError: a clip is damaged (the policy decides), or workers keep being killed.
         """
         began = time.perf_counter()
+        if self._reading is None:
+            self._reading = self._begin()
         batch = next(self._reading)
         self.wait_seconds += time.perf_counter() - began
         self._next_index += 1
@@ -145,22 +149,25 @@ class Loader(Iterator[Batch]):
         """
         _check_fingerprint(state.fingerprint, self._fingerprint)
         if state.next_index != self._next_index:
-            self._reading.close()
-            self._begin(state.next_index)
+            self._stop()
+            self._next_index = state.next_index
 
     def close(self) -> None:
         """Stops the read threads or workers and closes the files."""
-        self._reading.close()
+        self._stop()
         for source in self._opened.sources.values():
             source.close()
 
-    def _begin(self, start: int) -> None:
+    def _begin(self) -> _Reading:
         config = self._plan.config
-        self._next_index = start
         if config.workers:
-            self._reading: _Reading = Workers(self._plan, start, self._elsewhere)
-        else:
-            self._reading = _Threads(self._opened.order, config, start)
+            return Workers(config, self._packed, self._next_index, self._elsewhere)
+        return _Threads(self._opened.order, config, self._next_index)
+
+    def _stop(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
 
 def make_loader(

@@ -23,6 +23,7 @@ from typing import Any
 
 from data_pipelines.loading.clips import Batch
 from data_pipelines.loading.plan import Plan
+from data_pipelines.loading.settings import DataConfig
 from vdm_jax.errors import RunError
 
 _TRIES = 3  # workers in a row that may be killed over one batch
@@ -32,32 +33,36 @@ _LOG = logging.getLogger(__name__)
 Damage = dict[str, dict[int, str]]
 
 
-class Workers:
-    """Batches `start`, `start + 1` ... of a plan, made by `plan.config.workers` processes.
-
-    Args:
-      plan: what the batches are; must be picklable.
-      start: number of the first one.
-      damaged: set -> index -> what is wrong; what workers meet is put in here.
+def packed(plan: Plan) -> bytes:
+    """A plan as it is sent to processes, each of which would keep all clips if it had a cache.
 
     Raises:
-      ValueError: the plan cannot be sent to a process, because of its tokenizer.
+      ValueError: it cannot be sent, because of its tokenizer.
+    """
+    try:
+        return pickle.dumps(plan.without_cache())
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(f"data.workers: {plan.config.workers}, but processes cannot be sent this: {error}") from None
+
+
+class Workers:
+    """Batches `start`, `start + 1` ... of a plan, made by `config.workers` processes.
+
+    Args:
+      config: section `data`.
+      plan: of `packed`.
+      start: number of the first one.
+      damaged: set -> index -> what is wrong; what workers meet is put in here.
     """
 
-    def __init__(self, plan: Plan, start: int, damaged: Damage):
-        try:
-            self._plan = pickle.dumps(plan)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"data.workers: {plan.config.workers}, but processes cannot be sent this: {error}"
-            ) from None
-        self._config, self._damaged = plan.config, damaged
+    def __init__(self, config: DataConfig, plan: bytes, start: int, damaged: Damage):
+        self._config, self._plan, self._damaged = config, plan, damaged
         self._start = self._next = start
         self._closing = threading.Event()
         self._error: Exception | None = None
-        self._ready: queue.Queue[tuple[Batch, Damage] | Exception] = queue.Queue(plan.config.prefetch_batches)
-        count = plan.config.workers
-        self._workers = [_Worker(self._plan, number, start + number, count) for number in range(count)]
+        self._ready: queue.Queue[tuple[Batch, Damage] | Exception] = queue.Queue(config.prefetch_batches)
+        count = config.workers
+        self._workers = [_Worker(plan, number, start + number, count) for number in range(count)]
         self._collector = threading.Thread(target=self._collect, name="loader-collect", daemon=True)
         self._collector.start()
 
@@ -174,7 +179,7 @@ def _serve(plan: bytes, first: int, stride: int, connection: Connection, parent:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     number = first
     try:
-        opened = pickle.loads(plan).without_cache().open()
+        opened = pickle.loads(plan).open()
         while True:
             batch = opened.order[number]
             damage = {shards: dict(source.damaged) for shards, source in opened.sources.items() if source.damaged}

@@ -35,7 +35,7 @@ def stored_for(config: RunConfig, data: DataConfig, origin: Origin | None) -> St
         weights that training starts from.
       RunError: a damaged manifest.
     """
-    stored = stored_in([data.shards, *(bucket.shards for bucket in config.buckets if bucket.shards)])
+    stored = stored_in(list(dict.fromkeys([data.shards, *data.training_sets])))
     if stored is None:
         _check_pixels(config, data.shards)
     else:

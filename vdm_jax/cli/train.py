@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipelines.loading.captions import no_text, training_texts
+from data_pipelines.loading.fit import summary
 from data_pipelines.loading.loader import DataConfig, Loader, LoaderState, make_loader
 from data_pipelines.loading.stored import Stored
 from data_pipelines.shards.manifest import load as load_manifest
@@ -108,7 +110,7 @@ class _Source:
     ) -> Loader:
         """Batches for this process."""
         rows = functools.partial(sharding.batch_rows, mesh)
-        encode = tokenizer.encode if tokenizer else _no_text
+        encode = tokenizer.encode if tokenizer else no_text
         options |= {"rows": rows, "tokenizer_fn": encode, "conditions": self.conditions}
         return make_loader(self.data, split, buckets, self.config.seed, **options)
 
@@ -130,7 +132,9 @@ def _train(source: _Source, config: Mapping[str, Any], origin: Origin | None, wo
     use_cache(checked.compile)
     mesh = assemble(checked, *_no_words(checked)).mesh  # mesh, batch and heads fit
     # What does not fit the data must not leave a workdir behind, so the loader is opened once before it is made.
-    source.loader("train", None, mesh, checked.buckets).close()
+    with source.loader("train", None, mesh, checked.buckets) as first:
+        if first.unusable:
+            _say(f"left out, as data.max_unusable allows: {summary(first.unusable)}")
     with RunDirectory(workdir, config) as directory:
         for change in directory.changes:
             _say(f"config changed since the last start: {change}")
@@ -184,7 +188,7 @@ def open_tokenizer(
         if origin is not None:
             shutil.copyfile(Path(origin.run) / "tokenizer.json", path)
         else:
-            Tokenizer.train(captions(data.shards, "train"), config.networks.text).save(path)
+            Tokenizer.train(list(training_texts(data)), config.networks.text).save(path)
     sharding.wait_for_all("tokenizer")
     return Tokenizer.load(path)
 
@@ -220,11 +224,6 @@ class _Batches:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self.loader.set_state(LoaderState.from_json(json.dumps(state)))
-
-
-def _no_text(captions: list[str]) -> dict[str, np.ndarray]:
-    """An unconditional model is given no captions, whatever the set holds."""
-    return {}
 
 
 def _held_out(source: _Source, tokenizer: Tokenizer | None, mesh: Mesh) -> list[Mapping[str, np.ndarray]]:
