@@ -62,12 +62,22 @@ class Canvas:
         self.cover[start:stop, where] = self.cover.max() + 1
 
 
-def apply(canvas: Canvas, kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[Defect, ...]:
-    """Draws defects into a canvas; returns them in order.  `still`, `slide` and `freeze` belong to the shots."""
+def apply(canvas: Canvas, kinds: tuple[str, ...], calm: np.ndarray, rng: np.random.Generator) -> tuple[Defect, ...]:
+    """Draws defects into a canvas.
+
+    Args:
+      canvas: is drawn on.
+      kinds: of `DEFECTS`; `still`, `slide` and `freeze` belong to the shots and are left out here.
+      calm: bool [T], frames away from transitions, where a flash can be told from a fade; at least one.
+      rng: decides where, when and how much.
+
+    Returns:
+      the defects in the order in which they were drawn.
+    """
     found = []
     for kind, draw in ORDER.items():
         if kind in kinds:
-            start, stop = _span(rng, kind, len(canvas.pixels))
+            start, stop = _span(rng, kind, calm)
             found.append(Defect(kind, start, stop, round(float(draw(canvas, start, stop, rng)), 6)))
     return tuple(found)
 
@@ -88,11 +98,12 @@ def slide(rng: np.random.Generator, config: ScenesConfig) -> tuple[np.ndarray, f
     return np.asarray(page), height / config.side, min(1.0, covered / (config.height * config.width))
 
 
-def _span(rng: np.random.Generator, kind: str, frames: int) -> tuple[int, int]:
+def _span(rng: np.random.Generator, kind: str, calm: np.ndarray) -> tuple[int, int]:
     """Frames of a defect: half of the time the whole clip, else at least 40 % of it; a flash one or two."""
+    frames = len(calm)
     if kind == "flash":
-        start = int(rng.integers(frames))
-        return start, min(frames, start + int(rng.integers(1, 3)))
+        start = int(rng.choice(np.flatnonzero(calm)))
+        return start, start + (2 if calm[start : start + 2].sum() == 2 and rng.uniform() < 0.5 else 1)
     if kind in WHOLE or rng.uniform() < 0.5:
         return 0, frames
     length = max(1, int(np.ceil(frames * rng.uniform(0.4, 0.9))))

@@ -48,7 +48,7 @@ class ScenesConfig:
       height, width: pixels, 16 to 128.
       frames: frames of a clip, 1 to 128.
       fps: frames per second, which changes no pixel.
-      shots: most shots of a clip, 1 to 8; each has at least 4 frames of its own.
+      shots: most shots of a clip, 1 to 8; each has at least 5 frames of its own.
       objects: most objects of a shot, 0 to 4.
       transitions: how shots are joined, of `TRANSITIONS`.
       defects: those in use, of `DEFECTS`; empty renders clean clips.

@@ -25,7 +25,7 @@ from data_pipelines.worlds.scene_shots import Shot
 from data_pipelines.worlds.world import Example
 from vdm_jax.media import video as media
 
-LEAST_SHOT = 4  # frames of a shot outside of transitions
+LEAST_SHOT = 5  # frames of a shot outside of transitions
 LONGEST_FADE, LEAST_FADE = 24, 3  # frames
 WINDOW = 16  # a duplicate is at most so many clips after the original
 _CLASHES = (
@@ -162,7 +162,10 @@ def _film(config: ScenesConfig, rng: np.random.Generator) -> Film:
         found.append(Defect(standing, 0, config.frames, round(strength, 6)))
     if held:
         found.append(Defect("freeze", *held, 1.0))
-    found += scene_defects.apply(canvas, kinds, rng)
+    calm = weights.max(0) == 1
+    for t in transitions:
+        calm[max(0, t.start - 2) : t.stop + 2] = False
+    found += scene_defects.apply(canvas, kinds, calm, rng)
     noise = rng.uniform(0, config.noise) * rng.standard_normal(mixed.shape, dtype=np.float32)
     pixels = (np.clip(canvas.pixels + noise, 0, 255) + 0.5).astype(np.uint8)
     main, mix = weights.argmax(0).astype(np.int32), (1 - weights.max(0)).astype(np.float32)
@@ -244,7 +247,9 @@ def _shots(
         first, last = int(seen[0]), int(seen[-1]) + 1
         times = np.arange(last - first)
         if held and main[held[0]] == number:
-            times[held[0] - first : held[1] - first] = held[0] - first
+            start, stop = (edge - first for edge in held)
+            times[start:stop] = start
+            times[stop:] -= stop - start - 1  # it goes on where it was held
         shot = scene_shots.shoot(rng, config, times, standing=standing is not None)
         mixed[first:last] += weight[first:last, None, None, None].astype(np.float32) * shot.pixels
         shots.append((first, shot))

@@ -176,7 +176,7 @@ def test_bars_are_black_and_the_content_is_not():
 def test_overlays_cover_what_the_labels_count(kind):
     for seed in range(6):
         canvas = Canvas.of(CONFIG, np.full((20, 32, 40, 3), 100, np.float32))
-        (defect,) = scene_defects.apply(canvas, (kind,), np.random.default_rng(seed))
+        (defect,) = scene_defects.apply(canvas, (kind,), np.ones(20, bool), np.random.default_rng(seed))
         rows, columns = np.nonzero((canvas.pixels != 100).any((0, 3)))
         box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / (32 * 40)
         shown = canvas.mark if kind == "watermark" else canvas.text
