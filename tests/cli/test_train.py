@@ -149,3 +149,23 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workshop, tmp_path):
     assert max(rows(workdir)) <= step
     assert main(["train", *words, *more, f"--config.train.steps={step + 1}", "--workdir", str(workdir)]) == 0
     assert checkpointed(workdir)[-1] == step + 1
+
+
+def test_a_run_mixes_sets_and_says_what_it_leaves_out(workshop, tmp_path, capsys):
+    """Two sets at two rates, of which one is too slow for what is asked for; decoded by a worker process."""
+    for name, fps in (("films", "8"), ("slow", "4")):
+        words = ["--clips", "24", "--val-clips", "0", "--frames", "4", "--fps", fps]
+        assert main(["worlds", "sprites", *words, "--out", str(workshop / name)]) == 0
+    sets = f"--config.data.sets={ ({name: str(workshop / name) for name in ('films', 'slow')}) }"
+    more = [sets, "--config.train.steps=2", "--config.log.eval_every=none", "--config.log.sample_every=none"]
+    more += [f"--config.data.shards={workshop / 'films'}", "--config.data.weights={'films': 1, 'slow': 3}"]
+    capsys.readouterr()
+    assert train(workshop, CAPTIONED, tmp_path / "run", *more, "--config.data.fps=8") == 2
+    assert "data.max_unusable: 0, but 24 clips fill no bucket: 24 of " in capsys.readouterr().err
+    more += ["--config.data.fps=8", "--config.data.max_unusable=24", "--config.data.workers=1"]
+    assert train(workshop, CAPTIONED, tmp_path / "run", *more) == 0
+    assert f"left out, as data.max_unusable allows: 24 of {workshop / 'slow'} too slow (0, 1, 2, ...)" in (
+        capsys.readouterr().err
+    )
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert kept["weights"] == {"films": 1, "slow": 3}
