@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data_pipelines.worlds import digits, digits_oracle, sprites, sprites_oracle
+from data_pipelines.worlds import bounce, bounce_oracle, digits, digits_oracle, sprites, sprites_oracle
 from data_pipelines.worlds.world import World
 
 WORLDS: dict[str, World] = {
@@ -23,6 +23,13 @@ WORLDS: dict[str, World] = {
             digits.clip,
             digits_oracle.check,
             digits.hold_out,
+        ),
+        World(
+            "bounce",
+            "balls that fall and bounce off walls and each other, exactly; violations of physics on request",
+            bounce.BounceConfig,
+            bounce.clip,
+            bounce_oracle.check,
         ),
     )
 }

@@ -22,18 +22,20 @@ class Layer:
     """One object.
 
     Attributes:
-      colour: RGB, 0 to 255.
+      colour: RGB, 0 to 255; or [T, 3], one for each frame.
       centres: [T, 2] float, (x, y) in pixels.
       half: (x, y), half the extent in pixels; the object is nowhere farther from its centre.
       distance: (x, y) relative to the centre, float32 arrays -> signed distance in pixels.
       anchor: (x, y), a point of the object, relative to the centre in pixels; the one that is tracked.
+      there: bool [T], the frames in which it exists; None is all.
     """
 
-    colour: tuple[float, float, float]
+    colour: tuple[float, float, float] | np.ndarray
     centres: np.ndarray
     half: tuple[float, float]
     distance: Callable[[np.ndarray, np.ndarray], np.ndarray]
     anchor: tuple[float, float] = (0.0, 0.0)
+    there: np.ndarray | None = None
 
 
 def paint(background: np.ndarray, layers: Sequence[Layer]) -> tuple[np.ndarray, np.ndarray]:
@@ -54,8 +56,11 @@ def paint(background: np.ndarray, layers: Sequence[Layer]) -> tuple[np.ndarray, 
         x = (lefts[:, None] + np.arange(w)).astype(np.float32)[:, None, :] + np.float32(0.5) - centres[:, None, None, 0]
         y = (tops[:, None] + np.arange(h)).astype(np.float32)[:, :, None] + np.float32(0.5) - centres[:, None, None, 1]
         phi = layer.distance(x, y)
+        if layer.there is not None:
+            phi[~layer.there] = np.inf
         alpha = np.clip(0.5 - phi, 0, 1)[..., None]
-        added, kept, inside = alpha * np.asarray(layer.colour, np.float32) + np.float32(0.5), 1 - alpha, phi <= 0
+        colour = np.broadcast_to(np.asarray(layer.colour, np.float32), (frames, 3))[:, None, None]
+        added, kept, inside = alpha * colour + np.float32(0.5), 1 - alpha, phi <= 0
         for t, (top, left) in enumerate(zip(tops, lefts)):
             there = background[t, top : top + h, left : left + w]
             there[...] = there * kept[t] + added[t]
@@ -79,9 +84,12 @@ def truth(masks: np.ndarray, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
         flow[t, i, j] = step
         points = np.stack([j + 0.5, i + 0.5], -1) + step
         visible[t, i, j] = seen(points, t + 1, layers[number:], masks.shape[1:])
+        if layer.there is not None:
+            visible[t, i, j] &= layer.there[t + 1]
     tracks = np.stack([layer.centres + np.asarray(layer.anchor) for layer in layers], 1)
     every = np.arange(len(masks))
     shows = [seen(tracks[:, n], every, layers[n + 1 :], masks.shape[1:]) for n in range(len(layers))]
+    shows = [shown if one.there is None else shown & one.there for shown, one in zip(shows, layers)]
     return {
         "masks": masks,
         "flow": flow,
@@ -108,6 +116,8 @@ def seen(points: np.ndarray, frames: np.ndarray, above: Sequence[Layer], size: t
     for layer in above:
         away = (points - layer.centres[frames]).astype(np.float32)
         near = (np.abs(away) <= np.asarray(layer.half) + MARGIN).all(-1)
+        if layer.there is not None:
+            near &= layer.there[frames]
         free[near] &= layer.distance(away[near, 0], away[near, 1]) > 0
     return free
 
