@@ -12,6 +12,7 @@ from vdm_jax.diffusion.leaves import noise_like
 from vdm_jax.diffusion.multistep import DPMSolverPP2M, UniPC
 from vdm_jax.diffusion.process import Process
 from vdm_jax.diffusion.rectified_flow import RectifiedFlow, resolution_shift
+from vdm_jax.diffusion.scaled_vp import ScaledVP
 from vdm_jax.diffusion.solvers import DDIM, Euler, Heun, Solver
 from vdm_jax.diffusion.vp import VP
 
@@ -31,6 +32,7 @@ __all__ = [
     "Heun",
     "Process",
     "RectifiedFlow",
+    "ScaledVP",
     "Solver",
     "UniPC",
     "drop_conditions",

@@ -16,12 +16,13 @@ from vdm_jax.diffusion.edm import EDM
 from vdm_jax.diffusion.multistep import DPMSolverPP2M, UniPC
 from vdm_jax.diffusion.process import Process
 from vdm_jax.diffusion.rectified_flow import RectifiedFlow
+from vdm_jax.diffusion.scaled_vp import ScaledVP
 from vdm_jax.diffusion.solvers import DDIM, Euler, Heun, Solver
 from vdm_jax.diffusion.time_sampling import TIME_SAMPLERS
 from vdm_jax.diffusion.vp import VP
 from vdm_jax.diffusion.weighting import WEIGHTINGS
 
-PROCESSES: dict[str, type[Process]] = {"rectified_flow": RectifiedFlow, "vp": VP, "edm": EDM}
+PROCESSES: dict[str, type[Process]] = {"rectified_flow": RectifiedFlow, "vp": VP, "scaled_vp": ScaledVP, "edm": EDM}
 SOLVERS: dict[str, type[Solver]] = {
     "ddim": DDIM,
     "euler": Euler,

@@ -304,8 +304,9 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
         open_original(changed("less", **{"text_embedding.0.weight": None}))
     with pytest.raises(ValueError, match="tensors of no layout that is known here"):
         open_original(changed("other", **{"head.modulation": None}))
-    crafter = {"model.diffusion_model.input_blocks.1.0.temopral_conv.conv1.0.weight": np.zeros(3, np.float32)}
-    with pytest.raises(ValueError, match="VideoCrafter: its UNet has"):
+    place = "model.diffusion_model.input_blocks.1.2.transformer_blocks.0.attn1"
+    crafter = {f"{place}.relative_position_k.embeddings_table": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match="VideoCrafter1: its transformers over time know"):
         open_original(changed("crafter", **crafter))
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(RunError, match="it is cut off"):

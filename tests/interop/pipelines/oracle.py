@@ -8,7 +8,7 @@ check_same(ours, theirs)
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +36,15 @@ class Run(NamedTuple):
     video: np.ndarray
 
 
-def tokenizer(length: int = 512, start: bool = False) -> Any:
+def tokenizer(length: int = 512, start: bool = False, words: Sequence[str] = WORDS) -> Any:
     """A tokenizer of transformers with words for tokens; `start` puts one in front of prompts, as CLIP's does."""
     import transformers
 
-    inner = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    ids = {word: i for i, word in enumerate(words)}
+    inner = tokenizers.Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    single, special = ("<s> $A </s>", [("<s>", 3), ("</s>", 1)]) if start else ("$A </s>", [("</s>", 1)])
+    special = [(word, ids[word]) for word in (("<s>", "</s>") if start else ("</s>",))]
+    single = "<s> $A </s>" if start else "$A </s>"
     inner.post_processor = processors.TemplateProcessing(single=single, special_tokens=special)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=length

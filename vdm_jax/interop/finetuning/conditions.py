@@ -4,7 +4,7 @@
                   grey ones encoded], and `image` = CLIP features of the given frames where it reads them
     CogVideoX     text, padding and all; image-to-video `concat` = [first frame encoded, zeros], and `ofs` = 2
     Latte         text, zeros behind it, which is masked
-    UNets         CLIP text, padding and all
+    UNets         CLIP text, padding and all; that of VideoCrafter2 also fps
     SVD           `tokens` = CLIP features of the first frame, `concat` = the first frame encoded, for each frame; fps
                   less one; the first frame has no noise on it, so `augmentation` is 0
 
@@ -154,7 +154,7 @@ def _latte(_: LatteConfig) -> Needs:
 
 def _unet(config: UNetConfig) -> Needs:
     if "augmentation" not in config.scalars:
-        return Needs()
+        return Needs(vector=(lambda fps: {"fps": fps}) if "fps" in config.scalars else Needs.vector)
 
     def given(clips: Clips) -> dict[str, Array]:
         encoder = clips.networks["image_encoder"]

@@ -7,7 +7,7 @@ a video decoder holds its counterpart over time as `time_stack`.
 import re
 from typing import Any
 
-from vdm_jax.interop.originals.layout import PLAIN, Form, Shapes, count, replaced
+from vdm_jax.interop.originals.layout import PLAIN, Form, Original, Shapes, count, replaced
 
 _PLACE = re.compile(
     r"(encoder|decoder)\.(?:down_blocks\.(\d+)|up_blocks\.(\d+)|mid_block)"
@@ -70,3 +70,18 @@ def autoencoder_config(shapes: Shapes, prefix: str) -> dict[str, Any]:
         "out_channels": shapes[f"{prefix}encoder.conv_in.weight"][1],
         "scaling_factor": 0.18215,  # of every one that these authors published
     }
+
+
+AUTOENCODER = Original(
+    "the autoencoder of latent diffusion of its authors",
+    "vae",
+    ("encoder.down.0.block.0.norm1.weight", "decoder.up.0.block.0.norm1.weight", "post_quant_conv.weight"),
+    lambda shapes: {
+        "_class_name": "AutoencoderKL",
+        "up_block_types": ["UpDecoderBlock2D"] * levels_of(shapes),
+        **autoencoder_config(shapes, ""),
+    },
+    lambda name, shapes: autoencoder_name(name, levels_of(shapes)),
+    lambda name: name.startswith("loss."),
+    autoencoder_form,
+)

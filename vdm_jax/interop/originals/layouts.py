@@ -6,9 +6,11 @@ from pathlib import Path
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.files.tensors import SUFFIX, Stored, read_header, tensors_of
 from vdm_jax.interop.originals.animatediff import MOTION_MODULES
+from vdm_jax.interop.originals.latent_diffusion import AUTOENCODER
 from vdm_jax.interop.originals.layout import Original, Recognised, recognise
 from vdm_jax.interop.originals.pickled import SUFFIXES, read_pickled
 from vdm_jax.interop.originals.svd import SVD, SVD_AUTOENCODER, SVD_IMAGE_ENCODER, SVD_UNET
+from vdm_jax.interop.originals.videocrafter import VIDEOCRAFTER, VIDEOCRAFTER_TEXT, VIDEOCRAFTER_UNET
 from vdm_jax.interop.originals.wan import WAN_22_AUTOENCODER, WAN_AUTOENCODER, WAN_TEXT, WAN_TRANSFORMER
 from vdm_jax.interop.originals.whole import Whole
 
@@ -17,17 +19,20 @@ LAYOUTS: tuple[Original, ...] = (
     SVD_UNET,
     SVD_AUTOENCODER,
     SVD_IMAGE_ENCODER,
+    VIDEOCRAFTER_UNET,
+    VIDEOCRAFTER_TEXT,
+    AUTOENCODER,
     WAN_22_AUTOENCODER,
     WAN_AUTOENCODER,
     WAN_TEXT,
     WAN_TRANSFORMER,
 )
-WHOLES: tuple[Whole, ...] = (SVD,)
+WHOLES: tuple[Whole, ...] = (SVD, VIDEOCRAFTER)
 # A part of a name that only the files of one model have -> why its network is not there.
 REFUSED = {
-    ".temopral_conv.": "VideoCrafter: its UNet has convolutions over time inside each residual block and transformers"
-    " over time with self-attention alone and no text, behind spatial ones with heads of 64; no UNet here has both, nor"
-    " is there a published class to hold one against",
+    ".relative_position_k.": "VideoCrafter1: its transformers over time know how far frames are apart, and no UNet here"
+    " has that; VideoCrafter2's do not",
+    ".to_k_ip.": "VideoCrafter1 of pictures: its UNet also reads a picture as tokens, which no UNet here does",
 }
 
 

@@ -58,6 +58,21 @@ def vision_config(shapes: Shapes, prefix: str, head_dim: int) -> dict[str, Any]:
     }
 
 
+def text_config(shapes: Shapes, prefix: str, head_dim: int, below: int) -> dict[str, Any]:
+    """`config.json` of a tower of text that is read `below` its last blocks; arguments as in `vision_config`."""
+    vocabulary, width = shapes[f"{prefix}token_embedding.weight"]
+    tower = _tower(shapes, prefix, width, head_dim)
+    return {
+        "architectures": ["CLIPTextModel"],
+        **tower,
+        "eos_token_id": 2,  # as published: prompts end with the largest id
+        "max_position_embeddings": shapes[f"{prefix}positional_embedding"][0],
+        "model_type": "clip_text_model",
+        "num_hidden_layers": tower["num_hidden_layers"] - below,
+        "vocab_size": vocabulary,
+    }
+
+
 def _tower(shapes: Shapes, prefix: str, width: int, head_dim: int) -> dict[str, Any]:
     block = f"{prefix}transformer.resblocks"
     return {

@@ -14,6 +14,7 @@ from vdm_jax.interop.pipelines.modelscope import ModelScope, ModelScopeVideoToVi
 from vdm_jax.interop.pipelines.opened import Params, open_parts
 from vdm_jax.interop.pipelines.pipeline import Pipeline
 from vdm_jax.interop.pipelines.svd import StableVideoDiffusion
+from vdm_jax.interop.pipelines.videocrafter import VideoCrafter
 from vdm_jax.interop.pipelines.wan import WanImageToVideo, WanTextToVideo, WanVideoToVideo
 
 PIPELINES: dict[str, type[Pipeline]] = {
@@ -28,6 +29,7 @@ PIPELINES: dict[str, type[Pipeline]] = {
     "StableVideoDiffusionPipeline": StableVideoDiffusion,
     "TextToVideoSDPipeline": ModelScope,
     "VideoToVideoSDPipeline": ModelScopeVideoToVideo,
+    "VideoCrafterPipeline": VideoCrafter,
     "WanImageToVideoPipeline": WanImageToVideo,
     "WanPipeline": WanTextToVideo,
     "WanVideoToVideoPipeline": WanVideoToVideo,

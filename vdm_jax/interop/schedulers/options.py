@@ -129,6 +129,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Samplers of models that were published without one of these files; no classes of diffusers.
+OWN: dict[str, dict[str, Any]] = {
+    "ScaledDDIMScheduler": {  # of VideoCrafter2
+        **_TABLE,
+        **_LATENT,
+        "beta_schedule": "scaled_linear",
+        "set_alpha_to_one": False,
+        "signal_ramp": 400,
+        "signal_scale": 0.7,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+    },
+}
+
 # What is built here, for every scheduler that has the option; a class may allow less.
 _ANYWHERE: dict[str, tuple] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
@@ -167,8 +181,9 @@ _ALLOWED: dict[str, dict[str, tuple]] = {
         "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
     },
     "EDMEulerScheduler": {"prediction_type": ("epsilon", "v_prediction")},
+    "ScaledDDIMScheduler": {"prediction_type": ("epsilon",), "rescale_betas_zero_snr": (False,)},
 }
-_EVERY_OPTION = {name for options in DEFAULTS.values() for name in options}
+_EVERY_OPTION = {name for options in (DEFAULTS | OWN).values() for name in options}
 _EVERY_OPTION.add("skip_prk_steps")  # of PNDM, from whose configs others are made
 
 
@@ -208,9 +223,10 @@ def read_options(config: Mapping[str, Any]) -> SchedulerOptions:
       ValueError: a class or an option that is not known, or a value that is not built here.
     """
     published = config.get("_class_name")
-    if published not in DEFAULTS:
-        raise ValueError(f"scheduler_config.json: _class_name: {did_you_mean(published, DEFAULTS)}")
-    defaults = DEFAULTS[published]
+    known = DEFAULTS | OWN
+    if published not in known:
+        raise ValueError(f"scheduler_config.json: _class_name: {did_you_mean(published, known)}")
+    defaults = known[published]
     values, carried = dict(defaults), {}
     for name, value in config.items():
         if name in defaults:

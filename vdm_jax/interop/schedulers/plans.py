@@ -25,6 +25,7 @@ from vdm_jax.diffusion import (
     Euler,
     Heun,
     RectifiedFlow,
+    ScaledVP,
     Solver,
     UniPC,
 )
@@ -282,15 +283,18 @@ def ladder_of(options: SchedulerOptions):
 def table_process(options: SchedulerOptions, prediction: str = "v") -> VP:
     """The table of betas as a process."""
     schedules = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-    return VP(
-        prediction=prediction,
-        schedule=schedules[options.beta_schedule],
-        steps=options.num_train_timesteps,
-        beta_start=float(options.beta_start),
-        beta_end=float(options.beta_end),
-        zero_terminal_snr=bool(options.get("rescale_betas_zero_snr", False)),
-        snr_shift=float(options.get("snr_shift_scale", 1.0)),
-    )
+    table = {
+        "prediction": prediction,
+        "schedule": schedules[options.beta_schedule],
+        "steps": options.num_train_timesteps,
+        "beta_start": float(options.beta_start),
+        "beta_end": float(options.beta_end),
+        "zero_terminal_snr": bool(options.get("rescale_betas_zero_snr", False)),
+        "snr_shift": float(options.get("snr_shift_scale", 1.0)),
+    }
+    if options.get("signal_scale") is None:
+        return VP(**table)
+    return ScaledVP(**table, signal=float(options.signal_scale), ramp=options.signal_ramp)
 
 
 def sigma_table(process: VP) -> np.ndarray:

@@ -39,6 +39,7 @@ _PLANS: dict[str, Callable[[SchedulerOptions, Any, Choices], Plan]] = {
     "CogVideoXDPMScheduler": plans.table_plan,
     "EDMEulerScheduler": plans.edm_plan,
     "FlowMatchEulerDiscreteScheduler": plans.flow_plan,
+    "ScaledDDIMScheduler": plans.table_plan,
 }
 
 
