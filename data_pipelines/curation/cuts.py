@@ -1,12 +1,27 @@
-"""Where the shots of a video end, and the clips that lie inside them.
+"""Where the shots of a video end.
 
 Shot boundaries are hard cuts (one picture to the next) and fades (dissolves, and fades through a plain colour, over
-some tenths of a second up to seconds).  Times are seconds since the first picture, to the millisecond.
+some tenths of a second up to seconds).  A video is decoded once, small; a cascade of PySceneDetect's detectors names
+candidates (`cut_cascade`), and what is motion, a flash or flicker among them is sorted out by looking at the pictures
+before, within and after (`cut_checks`).  Pictures of a few seconds are held, however long the video is.
+
+Times are seconds since the first picture, to the millisecond.
 """
 
+import collections
 import dataclasses
+import math
+import os
+from collections.abc import Iterator
 
+from data_pipelines.curation.cut_cascade import Candidate, Cascade, CascadeSettings
+from data_pipelines.curation.cut_checks import Checker, Shown
+from data_pipelines.curation.small_pictures import small_pictures
+
+VERSION = 1
 HARD, FADE = "hard", "fade"
+AROUND, FAINT = 0.5, 0.3  # seconds, and the share of their variance
+RISE, EDGE = 0.75, 0.08  # of a fade's profile that is looked for, and the share of its width that lies beyond it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,16 +31,41 @@ class CutSettings:
     Attributes:
       side: pixels of the shorter side of the pictures that are compared; they are never enlarged.
       rate: pictures compared a second, at most; every picture of a slower video is.
+      unlike: two pictures show different scenes below that (`cut_checks`, -1 to 1).
+      dip: a picture is a mix of its surroundings below that share of their variance.
+      ramp: how far the mean of a fade's profile lies above its lowest point, least and most; 1/3 for an even ramp, 0
+        for a stretch with a step at both ends, 1 for a notch.
+      followed: what looks like a fade is motion if its middle resembles both of its ends so much,
+      moved: or has more than that share of their variance, when what moves is followed.
+      flash: seconds after which the old shot may be back, so that there was no cut.
+      cascade: rates and thresholds of the detectors.
     """
 
     side: int = 64
     rate: float = 30.0
+    unlike: float = 0.55
+    dip: float = 0.68
+    ramp: tuple[float, float] = (0.15, 0.8)
+    followed: float = 0.65
+    moved: float = 0.85
+    flash: float = 0.35
+    cascade: CascadeSettings = dataclasses.field(default_factory=CascadeSettings)
 
     def __post_init__(self):
-        if not 16 <= self.side <= 512:
-            raise ValueError(f"side: {self.side!r} is not within 16..512")
-        if not 4 <= self.rate <= 240:
-            raise ValueError(f"rate: {self.rate!r} is not within 4..240")
+        bounds = (
+            ("side", 32, 512),
+            ("rate", 4, 240),
+            ("unlike", -1, 1),
+            ("dip", 0, 1),
+            ("followed", 0, 1),
+            ("moved", 0, 1),
+            ("flash", 0, 2),
+        )
+        for name, low, high in bounds:
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not within {low}..{high}")
+        if not (len(self.ramp) == 2 and 0 <= self.ramp[0] < self.ramp[1]):
+            raise ValueError(f"ramp: {self.ramp!r} is not two rising shares")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -36,7 +76,8 @@ class Cut:
       time: display time of the new shot's first picture (`hard`), or of the middle of the transition (`fade`).
       kind: `hard` or `fade`.
       strength: how different the shots are, 0 to 1.
-      width: seconds from the last picture of the old shot alone to the first of the new one alone.
+      width: `fade`: seconds from the last picture of the old shot alone to the first of the new one alone; `hard`:
+        seconds before `time` that show either shot, because not all pictures were compared.
     """
 
     time: float
@@ -53,9 +94,202 @@ class Cut:
     @property
     def start(self) -> float:
         """Second from which the pictures no longer belong to the old shot alone."""
-        return self.time if self.kind == HARD else round(self.time - self.width / 2, 3)
+        return round(self.time - (self.width if self.kind == HARD else self.width / 2), 3)
 
     @property
     def end(self) -> float:
         """Second from which the pictures belong to the new shot alone."""
         return self.time if self.kind == HARD else round(self.time + self.width / 2, 3)
+
+
+def find_cuts(path: str | os.PathLike, settings: CutSettings) -> list[Cut]:
+    """Finds the cuts of a video file.
+
+    Args:
+      path: a local file.
+      settings: how.
+
+    Returns:
+      the cuts, in order of time, none inside another; a single picture has none.
+
+    Raises:
+      VideoError: the file cannot be read, holds no video or no picture, or is damaged.
+      RunError: PySceneDetect or OpenCV is not installed.
+    """
+    judge, cascade = _Judge(settings), Cascade(settings.cascade)
+    waiting: list[Candidate] = []
+    for number, small in enumerate(small_pictures(path, settings.side, settings.rate)):
+        shown = Shown(number, small.time, small.before, small.pixels)
+        judge.film.append(shown)
+        waiting += cascade.feed(number, small.time, small.pixels)
+        waiting = judge.consider(waiting, small.time)
+    judge.consider(waiting, math.inf)
+    return judge.found()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fade:
+    """A fade between two pictures, the last of the old shot and the first of the new one.
+
+    Attributes:
+      dip: its lowest share of the variance.
+      period: of the pass that saw it.
+    """
+
+    before: int
+    after: int
+    dip: float
+    period: float
+    cut: Cut
+
+
+class _Judge:
+    """Decides about candidates, as soon as what comes after them has been seen.
+
+    Attributes:
+      film: the latest pictures, enough for the slowest pass.
+    """
+
+    def __init__(self, settings: CutSettings):
+        self._settings = settings
+        self._checker = Checker()
+        self.film: collections.deque[Shown] = collections.deque()
+        self._hard: dict[int, Cut] = {}  # by the number of the new shot's first picture
+        self._fades: list[_Fade] = []
+        self._reach = 2.5 * max((1 / rate for rate in settings.cascade.rates), default=0.0) + 1.0
+
+    def consider(self, waiting: list[Candidate], now: float) -> list[Candidate]:
+        """Judges the candidates whose surroundings are complete at `now`; returns the others."""
+        left = []
+        for candidate in sorted(waiting, key=lambda c: (c.period, c.last)):
+            after = self._settings.flash + 0.2 + 2 * candidate.period  # hard cuts first: a fade ends at one
+            if self._at(candidate.last).time + after > now:
+                left.append(candidate)
+            elif candidate.period:
+                self._judge_fade(candidate)
+            else:
+                self._judge_hard(candidate)
+        oldest = min((self._at(c.first).time for c in left), default=now)
+        while len(self.film) > 2 and self.film[0].time < min(oldest, now) - self._reach:
+            self.film.popleft()
+        return left
+
+    def found(self) -> list[Cut]:
+        """All cuts: fades, and the hard cuts that are not part of one."""
+        fades = _told_apart(self._fades)
+        hard = [cut for number, cut in self._hard.items() if not any(f.before < number < f.after for f in fades)]
+        return sorted([*hard, *(fade.cut for fade in fades)])
+
+    def _at(self, number: int) -> Shown:
+        return self.film[min(max(0, number - self.film[0].number), len(self.film) - 1)]
+
+    def _judge_hard(self, candidate: Candidate) -> None:
+        before, after = self._at(candidate.first), self._at(candidate.last)
+        if before.is_flat or after.is_flat or self._is_faint(before, after):
+            return  # through a plain colour: the passes for fades see what is on its other side
+        same = self._checker.same(before, after)
+        if same >= self._settings.unlike or self._is_flash(before, after):
+            return
+        width = after.before - before.time  # pictures between the two that were not compared
+        time = math.floor(after.time * 1000 + 1e-6) / 1000
+        self._hard[after.number] = Cut(time, HARD, 1 - max(same, 0.0), max(width, 0.0))
+
+    def _is_faint(self, before: Shown, after: Shown) -> bool:
+        """Whether both pictures have far less contrast than those around them: the middle of a fade."""
+        earlier = self._shown_at(before.time - AROUND, self.film[0].number, before.number)
+        later = self._shown_at(after.time + AROUND, after.number, self.film[-1].number)
+        return all(near.contrast < FAINT * far.contrast for near, far in ((before, earlier), (after, later)))
+
+    def _is_flash(self, before: Shown, after: Shown) -> bool:
+        """Whether the old shot is there again after some pictures, or the new one was there some pictures before."""
+        reach, alike = self._settings.flash, (1 + self._settings.unlike) / 2
+        later = (s for s in self._between(after.number + 1, self.film[-1].number + 1) if s.time <= after.time + reach)
+        earlier = (s for s in self._between(0, before.number) if s.time >= before.time - reach)
+        return any(self._checker.same(before, s) >= alike for s in later) or any(
+            self._checker.same(s, after) >= alike for s in earlier
+        )
+
+    def _between(self, first: int, stop: int) -> Iterator[Shown]:
+        return (self._at(n) for n in range(max(first, self.film[0].number), min(stop, self.film[-1].number + 1)))
+
+    def _judge_fade(self, candidate: Candidate) -> None:
+        middles = list(self._between(candidate.first, candidate.last + 1))
+        step = max(1, len(middles) // 12)
+        dip, middle = min((self._dip(m, candidate.period), m.number) for m in middles[::step])
+        if dip > self._settings.dip:
+            return
+        fade = self._measured(middle, candidate.period)
+        if fade is not None:
+            self._fades.append(fade)
+
+    def _room(self, middle: int) -> tuple[int, int]:
+        """Numbers of the first and last picture around one that no hard cut divides from it."""
+        low = max((n for n in self._hard if n <= middle), default=0)
+        high = min((n - 1 for n in self._hard if n > middle), default=self.film[-1].number)
+        return max(low, self.film[0].number), high
+
+    def _dip(self, middle: Shown, period: float) -> float:
+        low, high = self._room(middle.number)
+        if not low < middle.number < high:
+            return 1.0
+        a = self._shown_at(middle.time - period, low, middle.number - 1)
+        b = self._shown_at(middle.time + period, middle.number + 1, high)
+        return self._checker.mixed(a, middle, b)
+
+    def _is_motion(self, first: int, middle: int, last: int) -> bool:
+        """Whether what the middle picture shows is in the first and the last one as well, and no fainter there."""
+        sides = (list(self._between(first, middle + 1))[::-1], list(self._between(middle, last + 1)))
+        (before, share_before), (after, share_after) = (self._checker.followed(side) for side in sides)
+        same = min(before, after) >= self._settings.followed
+        return same or math.sqrt(share_before * share_after) > self._settings.moved
+
+    def _shown_at(self, time: float, low: int, high: int) -> Shown:
+        """The picture of those numbers that is nearest in time."""
+        return min(self._between(low, high + 1), key=lambda s: abs(s.time - time))
+
+    def _measured(self, middle: int, period: float) -> "_Fade | None":
+        """The fade around a picture, if there is one: the pictures just outside of it, and the cut."""
+        m, (low, high) = self._at(middle), self._room(middle)
+        a = self._shown_at(m.time - 1.25 * period, low, middle - 1)
+        b = self._shown_at(m.time + 1.25 * period, middle + 1, high)
+        profile = {s.number: self._checker.dip(a, s, b) for s in self._between(a.number, b.number + 1)}
+        first = _edge(profile, middle, -1)
+        last = _edge(profile, middle, +1)
+        if first == middle or last == middle:
+            return None
+        inside = [profile[n] for n in range(first, last + 1)]
+        top = (profile[first] + profile[last]) / 2
+        lowest = min(inside)
+        ramp = (sum(inside) / len(inside) - lowest) / max(top - lowest, 1e-6)
+        before, after = self._at(first), self._at(last)
+        least, most = self._settings.ramp
+        if ramp > most or (ramp < least and not m.is_flat):
+            return None
+        same = max(
+            self._checker.same(s, t) for s in self._between(first - 1, first + 1) for t in (after, self._at(last + 1))
+        )
+        if same >= self._settings.unlike or self._is_motion(first, middle, last):
+            return None
+        width = (1 + 2 * EDGE) * (after.time - before.time)
+        cut = Cut((before.time + after.time) / 2, FADE, 1 - max(same, 0.0), width)
+        return _Fade(first, last, lowest, period, cut)
+
+
+def _told_apart(fades: list[_Fade]) -> list[_Fade]:
+    """Of fades that overlap the one that a fast pass saw, unless a slower one saw it, and nothing else, better."""
+    kept: list[_Fade] = []
+    for fade in sorted(fades, key=lambda f: (f.period, f.dip, f.before)):
+        others = [other for other in kept if fade.before < other.after and other.before < fade.after]
+        if not others:
+            kept.append(fade)
+        elif len(others) == 1 and fade.dip < others[0].dip - 0.05 and fade.period > others[0].period:
+            kept[kept.index(others[0])] = fade
+    return kept
+
+
+def _edge(profile: dict[int, float], middle: int, step: int) -> int:
+    """The number of the first picture outside of a fade, from its middle in one direction."""
+    numbers = range(middle, max(profile) + 1) if step > 0 else range(middle, min(profile) - 1, -1)
+    top = max(profile[n] for n in numbers)
+    bar = profile[middle] + RISE * (top - profile[middle])
+    return next(n for n in numbers if profile[n] >= bar)

@@ -1,0 +1,179 @@
+"""What tells a cut from motion, flashes and flicker: do two pictures show the same scene, and is one a mix of others.
+
+Same scene.  Dense optical flow carries picture a to picture b; then their local structure is compared by normalised
+correlation in boxes of a few pixels, which neither gain nor offset of the brightness changes,
+
+    same(a, b) = median over boxes with structure of  cov(a', b) / sqrt((var a' + c) (var b + c)),      a' = a moved.
+
+Within a shot neighbours score above 0.9, across a cut below 0.5, black bars and writing notwithstanding.
+
+Mix.  Of two unrelated pictures the mix (1 - x) A + x B has the local variance (1 - x)^2 var A + x^2 var B, at x = 1/2
+half of theirs; through black or white it falls to nothing.  Motion does not do that.  With A and B the pictures some
+way before and after M,
+
+    dip(M) = median over boxes of  var M / ((var A + var B) / 2).
+
+Its profile over the pictures between A and B says where a fade begins and ends (x = 0.05 leaves 0.9), and that it is
+one: a ramp, not a stretch of dark or blurred pictures with a step at both ends.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.curation.scores.opencv import import_opencv
+
+BOX = 12  # pixels of the boxes in which structure is compared, at 64 pixels of the shorter side
+BLACK = 24  # of bars, at most, of 255
+LEAST_VARIANCE = 6.0  # of a box with structure
+NOISE = 4.0  # variance that says nothing: `c` above
+SEEN = 0.4  # share of a picture that is left to compare, at least
+GONE = 0.1  # share of the variance below which a picture is gone, faded to a plain colour
+PLAINER = 1.25  # times the variance of the plainer of two scenes: less than that a mix has
+FLAT_SHARE = 0.05  # share of boxes with structure below which a picture is a plain colour
+
+
+@dataclasses.dataclass(eq=False)
+class Shown:
+    """A picture as the checks see it.
+
+    Attributes:
+      number: its place among those compared.
+      time, before: as in `small_pictures.Small`.
+      pixels: BGR uint8 [h, w, 3].
+    """
+
+    number: int
+    time: float
+    before: float
+    pixels: np.ndarray
+
+    @functools.cached_property
+    def gray(self) -> np.ndarray:
+        """uint8 [h, w]."""
+        cv2 = import_opencv()
+        return cv2.cvtColor(self.pixels, cv2.COLOR_BGR2GRAY)
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """Of each channel, [3]."""
+        return self.pixels.reshape(-1, 3).mean(0)
+
+    @functools.cached_property
+    def brightness(self) -> float:
+        """Mean luma, 0 to 255."""
+        return float(self.gray.mean())
+
+    @functools.cached_property
+    def variance(self) -> np.ndarray:
+        """In the box round each pixel, float32 [h, w]."""
+        return _moments(self.gray.astype(np.float32))[1]
+
+    @functools.cached_property
+    def contrast(self) -> float:
+        """Variance in the middling box: writing over a plain picture does not count."""
+        return float(np.median(self.variance[self.content]))
+
+    @functools.cached_property
+    def content(self) -> np.ndarray:
+        """bool [h, w]: what is not within half a box of black bars, which would look alike in all pictures."""
+        inside = np.ones(self.gray.shape, bool)
+        for lines, view in ((self.gray, inside), (self.gray.T, inside.T)):  # rows, then columns
+            lit = np.flatnonzero(np.percentile(lines, 80, axis=1) > BLACK)
+            if len(lit) > len(lines) // 4:
+                first, last = lit[0], lit[-1] + 1
+                view[: first + BOX // 2 if first else 0] = False
+                view[last - BOX // 2 if last < len(lines) else last :] = False
+        return inside
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is one plain colour, but for little."""
+        return float((self.variance > LEAST_VARIANCE)[self.content].mean()) < FLAT_SHARE
+
+
+class Checker:
+    """The measures, with what they need of OpenCV."""
+
+    def __init__(self):
+        self._cv2 = import_opencv()
+        self._flow = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def same(self, a: Shown, b: Shown) -> float:
+        """How surely two pictures show one scene, -1 to 1."""
+        if a.is_flat or b.is_flat:
+            alike = a.is_flat and b.is_flat and np.abs(a.mean - b.mean).max() < LEAST_VARIANCE
+            return 1.0 if alike else 0.0
+        where = a.content & b.content
+        moved = self._carried(a.gray, self._flow.calc(b.gray, a.gray, None))[0]
+        return max(_correlation(a.gray, b.gray, where), _correlation(moved, b.gray, where))
+
+    def followed(self, pictures: Sequence[Shown]) -> tuple[float, float]:
+        """Follows what the first of some pictures shows to the last of them, as long as enough of it is in the frame.
+
+        Returns:
+          how surely both show one scene, -1 to 1, and the variance of the first as a share of what it is there.
+        """
+        first, flow, last, where = pictures[0], None, pictures[0], pictures[0].content
+        for shown in pictures[1:]:
+            flow = self._flow.calc(first.gray, shown.gray, flow)
+            _, seen = self._carried(shown.gray, flow)
+            if seen.mean() < SEEN and last is not first:
+                break
+            last, where = shown, seen & first.content
+            moved, variance = (self._carried(picture, flow)[0] for picture in (shown.gray, shown.variance))
+        structured = where & (variance > LEAST_VARIANCE)
+        if last is first or structured.mean() < FLAT_SHARE:
+            return 0.0, 0.0
+        share = float(np.median(first.variance[structured] / variance[structured]))
+        return 0.0 if first.is_flat else _correlation(moved, first.gray, where), share
+
+    def dip(self, a: Shown, m: Shown, b: Shown) -> float:
+        """The variance of `m` as a share of the mean of those of `a` and `b`."""
+        mean = (a.variance + b.variance) / 2
+        structured = (mean > 2 * LEAST_VARIANCE) & a.content & b.content
+        if structured.mean() < FLAT_SHARE:
+            return 1.0
+        return float(np.median(m.variance[structured] / mean[structured]))
+
+    def mixed(self, a: Shown, m: Shown, b: Shown) -> float:
+        """`dip`, or 1 where something else than a mix explains it: another gain, or one scene plainer than the other."""
+        dip = self.dip(a, m, b)
+        lower = np.minimum(a.variance, b.variance)
+        structured = (lower > LEAST_VARIANCE) & a.content & b.content
+        if structured.mean() < FLAT_SHARE:
+            return 1.0
+        share = float(np.median(m.variance[structured] / lower[structured]))
+        if dip < GONE:
+            return dip if share < 3 * GONE else 1.0
+        darker = min(1.0, m.brightness / max(min(a.brightness, b.brightness), 1.0))
+        return 1.0 if share > PLAINER else dip / max(darker**2, GONE)
+
+    def _carried(self, a: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Picture `a` carried along a flow (where each pixel comes from), and which pixels lay within it."""
+        height, width = a.shape
+        x = flow[..., 0] + np.arange(width, dtype=np.float32)
+        y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+        moved = self._cv2.remap(a, x, y, self._cv2.INTER_LINEAR, borderMode=self._cv2.BORDER_REPLICATE)
+        return moved, (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
+def _moments(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance in the box round each pixel of float32 [h, w]."""
+    cv2 = import_opencv()
+    mean = cv2.boxFilter(gray, -1, (BOX, BOX))
+    return mean, np.maximum(cv2.boxFilter(gray * gray, -1, (BOX, BOX)) - mean * mean, 0)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    cv2 = import_opencv()
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    (mean_a, var_a), (mean_b, var_b) = _moments(a), _moments(b)
+    covariance = cv2.boxFilter(a * b, -1, (BOX, BOX)) - mean_a * mean_b
+    structured = (np.maximum(var_a, var_b) > LEAST_VARIANCE) & where
+    if structured.mean() < FLAT_SHARE:
+        return 0.0
+    values = covariance[structured] / np.sqrt((var_a[structured] + NOISE) * (var_b[structured] + NOISE))
+    return float(np.median(values))
