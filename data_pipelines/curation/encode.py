@@ -10,6 +10,7 @@ The encoded clips of a source lie in one ArrayRecord file, there whole or not at
 
 import bisect
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -65,8 +66,21 @@ class Job:
     @property
     def key(self) -> str:
         """Names the result."""
-        clips = [[*clip.span.milliseconds, *clip.box] for clip in self.clips]
-        return fingerprint([self.digest, clips])
+        return fingerprint([self.digest, self._clips()])
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps({"source": self.source.to_json(), "digest": self.digest, "clips": self._clips()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        clips = [Clip(Span(start / 1000, end / 1000), tuple(box)) for start, end, *box in fields["clips"]]
+        return cls(Source.from_json(fields["source"]), fields["digest"], tuple(clips))
+
+    def _clips(self) -> list[list[int]]:
+        return [[*clip.span.milliseconds, *clip.box] for clip in self.clips]
 
 
 class Encoder:

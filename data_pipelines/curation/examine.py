@@ -6,9 +6,10 @@ out again, and a source whose results are all there is not even opened.
 
 import contextlib
 import dataclasses
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,24 +163,26 @@ class Examiner:
     ) -> None:
         """Scores and captions that are not stored, from one small decode of the file."""
         recipe, key = self._recipe, span_key(digest, source)
-        tasks: dict[Stage, Callable[[Sample], Any]] = {recipe.score(s): s.score for s in recipe.scorers}
+        tasks: list[tuple[Stage, Callable[[Sample], Any]]] = [(recipe.score(s), s.score) for s in recipe.scorers]
         if recipe.captioner is not None:
-            said = lambda sample: [dataclasses.astuple(c) for c in ask(recipe.captioner, sample)]  # noqa: E731
-            tasks[recipe.caption] = said
-        missing = {stage: call for stage, call in tasks.items() if self._records.read(stage, key) is None}
+            tasks.append((recipe.caption, self._say))
+        missing = [(stage, call, {}) for stage, call in tasks if self._records.read(stage, key) is None]
         if not missing:
             return
-        found: dict[Stage, dict[Span, Any]] = {stage: {} for stage in missing}
         begin = time.thread_time()
         for span, sample in sample_spans(lazy(), spans, recipe.looking, facts.keyframes):
             spent.add("sample", time.thread_time() - begin, span.duration)
-            for stage, call in missing.items():
+            for stage, call, found in missing:
                 begin = time.thread_time()
-                found[stage][span] = call(sample)
+                found[span] = call(sample)
                 spent.add(stage.name, time.thread_time() - begin, span.duration)
             begin = time.thread_time()
-        for stage, values in found.items():
-            self._records.write(stage, key, [values[span] for span in spans])
+        for stage, _, found in missing:
+            _check_finite(source, stage, found)
+            self._records.write(stage, key, [found[span] for span in spans])
+
+    def _say(self, sample: Sample) -> list[tuple]:
+        return [dataclasses.astuple(caption) for caption in ask(self._recipe.captioner, sample)]
 
     def _cuts(self, digest: str) -> list[Cut] | None:
         if not self._recipe.settings.cuts:
@@ -239,6 +242,14 @@ def stamp_of(source: Source) -> str:
     except OSError as error:
         raise VideoError("unreadable", f"{source.url}: {error.strerror or error}") from None
     return f"{facts.st_size}-{facts.st_mtime_ns}"
+
+
+def _check_finite(source: Source, stage: Stage, values: Mapping[Span, Any]) -> None:
+    for span, scores in values.items():
+        for name, value in scores.items() if isinstance(scores, Mapping) else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                place = f"{source.id} from {span.start} to {span.end} s"
+                raise VideoError("bad_score", f"{place}: {stage.name} gives {name} = {value}")
 
 
 def _no_clips(source: Source, recipe: Recipe, facts: Facts, cuts: Sequence[Cut]) -> VideoError:

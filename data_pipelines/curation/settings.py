@@ -15,9 +15,11 @@ import dataclasses
 
 from data_pipelines.curation import cuts as cutting
 from data_pipelines.curation import probe
+from data_pipelines.curation.caption_files import WORDS
 from data_pipelines.curation.captions import Captioner
 from data_pipelines.curation.cuts import CutSettings
 from data_pipelines.curation.filters import Selection, parse_filter
+from data_pipelines.curation.inputs.rows import TABLE_SUFFIXES
 from data_pipelines.curation.probe import Facts
 from data_pipelines.curation.scores.protocol import Scorer
 from data_pipelines.curation.scores.sampling import SampleSettings
@@ -114,6 +116,8 @@ class CurateSettings:
             raise ValueError(f"stride: {self.stride!r} is not at least 0")
         if not 0 <= self.margin < float("inf"):
             raise ValueError(f"margin: {self.margin!r} is not a number of seconds from 0 on")
+        if self.captions not in WORDS and not self.captions.lower().endswith(TABLE_SUFFIXES):
+            raise ValueError(f"captions: {did_you_mean(self.captions, WORDS)}, or a table ({' '.join(TABLE_SUFFIXES)})")
         _ = self.clip, self.selection  # each checks what is its own
 
     @property

@@ -1,0 +1,324 @@
+"""Curation: good footage becomes clips, every bad file is listed with its reason, nothing leaks into validation."""
+
+import dataclasses
+import errno
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines.curation import curate as curation
+from data_pipelines.curation import encode, examine
+from data_pipelines.curation.settings import CurateSettings, Recipe
+from data_pipelines.shards import manifest as manifests
+from data_pipelines.shards import reader, writer
+from data_pipelines.shards.reader import ClipSource
+from tests.media.footage import FPS, level, make_sound, make_video, make_without_pictures, picture
+from vdm_jax.errors import RunError
+from vdm_jax.media.video import VideoError
+
+pytest.importorskip("apache_beam", reason="curation is a Beam graph")
+
+SETTINGS = CurateSettings(height=16, width=16, frames=4, fps=FPS, codec="raw", val_fraction=0, cuts=False)
+
+
+def curate(videos, out, settings, progress=None, **options):
+    return curation.curate([videos], out, Recipe(settings), {"examine": progress} if progress else None, **options)
+
+
+def made(videos, out, settings):
+    return curate(videos, out, settings).manifest
+
+
+def put(folder, name, data, caption=None):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    if caption is not None:
+        path.with_suffix(".txt").write_bytes(caption)
+
+
+def footage(count=12, first=0, **options):
+    return make_video([picture(first + k) for k in range(count)], **options)
+
+
+def clips(out, split="train"):
+    source = ClipSource(out, split)
+    return [source[i] for i in range(len(source))]
+
+
+def shown(clip):
+    return [level(pixels) for pixels in clip["video"]]
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    return folder
+
+
+def test_clips_captions_and_times(videos, tmp_path):
+    put(videos, "b.mp4", footage(), b"a grey  wall\ngets brighter\n")
+    put(videos, "sub/a.MOV", footage(9, first=5), "\ufeffein Würfel".encode())
+    manifest = made(videos, tmp_path / "out", SETTINGS)
+    found = clips(tmp_path / "out")
+    assert [(c["source"], c["start"]) for c in found] == [
+        ("b.mp4", 0.0),
+        ("b.mp4", np.float32(0.4)),
+        ("b.mp4", np.float32(0.8)),
+        ("sub/a.MOV", 0.0),
+        ("sub/a.MOV", np.float32(0.4)),
+    ]
+    assert [c["caption"] for c in found] == ["a grey wall gets brighter"] * 3 + ["ein Würfel"] * 2
+    assert [shown(c) for c in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [5, 6, 7, 8], [9, 10, 11, 12]]
+    assert {c["video"].shape for c in found} == {(4, 16, 16, 3)}
+    assert list(manifest.splits) == ["train"]
+    assert [s["clips"] for s in manifest.provenance["sources"]] == [{"train": 3, "val": 0}, {"train": 2, "val": 0}]
+    assert manifest.settings["frames"] == 4
+
+
+BAD = {
+    "empty.mp4": (lambda: b"", "empty"),
+    "text.mp4": (lambda: b"not a video " * 99, "unreadable"),
+    "sound.mp4": (make_sound, "no_video"),
+    "zero.mp4": (make_without_pictures, "no_frames"),
+    "cut.mp4": (lambda: footage()[:900], "truncated"),
+    "short.mp4": (lambda: footage(3), "too_short"),
+    "turned.mp4": (lambda: footage(rotation=45), "rotation"),
+}
+ODD = {
+    "odd.mp4": {"size": (31, 45), "pixel_format": "yuv444p"},
+    "rotated.mp4": {"rotation": 90},
+    "deep.mp4": {"pixel_format": "yuv420p10le"},
+    "slow.mkv": {"container": "matroska", "ticks": [0, 1, 2, 3, 4, 5, 6, 7, 14, 15, 16, 17]},
+}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Every kind of broken file among every kind of odd but good one, curated."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for name, (make, _) in BAD.items():
+        put(folder / "videos", name, make())
+    for name, options in ODD.items():
+        size = options.get("size", (32, 48))
+        put(folder / "videos", name, make_video([picture(k, *size) for k in range(12)], **options))
+    put(folder / "videos", "latin.mp4", footage(), "ein Würfel".encode("latin-1"))
+    put(folder / "videos", "notes.md", b"no video, and not named like one")
+    put(folder / "videos", ".hidden.mp4", b"")
+    seen = []
+    manifest = curate(folder / "videos", folder / "out", SETTINGS, lambda *progress: seen.append(progress)).manifest
+    return folder, manifest, seen
+
+
+def test_every_bad_file_is_listed_with_its_reason(mixed):
+    _, manifest, _ = mixed
+    expected = {name: reason for name, (_, reason) in BAD.items()} | {"latin.mp4": "bad_caption"}
+    assert {d.file: d.reason for d in manifest.dropped} == expected
+    assert sum(manifest.reasons().values()) == len(expected)
+    assert all(d.file in d.detail or d.file == "latin.mp4" for d in manifest.dropped)
+    latin = next(d for d in manifest.dropped if d.file == "latin.mp4")
+    assert "latin.txt: not UTF-8 text (byte 5)" in latin.detail
+
+
+def test_the_rest_goes_on(mixed):
+    folder, manifest, _ = mixed
+    assert [s["name"] for s in manifest.provenance["sources"]] == sorted(ODD)
+    by_source = {}
+    for clip in clips(folder / "out"):
+        by_source.setdefault(clip["source"], []).append(shown(clip))
+    for name in ("odd.mp4", "rotated.mp4", "deep.mp4"):
+        assert by_source[name] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert by_source["slow.mkv"] == [[0, 1, 2, 3], [4, 5, 6, 7], [7, 7, 7, 7], [7, 7, 8, 9]]
+
+
+def test_progress_counts_all_files(mixed):
+    _, _, seen = mixed
+    total = len(BAD) + len(ODD)  # not the one whose caption is bad: it is not looked at
+    assert [done for done, _, _ in seen] == list(range(1, total + 1))
+    assert {count for _, count, _ in seen} == {total}
+
+
+def test_same_footage_gives_the_same_set(mixed, tmp_path):
+    folder, manifest, _ = mixed
+    again = made(folder / "videos", tmp_path / "out", SETTINGS)
+    first, second = ({**dataclasses.asdict(m), "dropped": len(m.dropped)} for m in (manifest, again))
+    assert first == second
+    for path in (folder / "out").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    reader.verify(tmp_path / "out")
+
+
+def test_rate_and_stride(videos, tmp_path):
+    put(videos, "a.mp4", footage(20))
+    curate(videos, tmp_path / "half", dataclasses.replace(SETTINGS, fps=5.0))
+    assert [shown(c) for c in clips(tmp_path / "half")] == [[0, 2, 4, 6], [8, 10, 12, 14]]
+    curate(videos, tmp_path / "dense", dataclasses.replace(SETTINGS, stride=8))
+    assert [shown(c)[0] for c in clips(tmp_path / "dense")] == [0, 8, 16]
+    curate(videos, tmp_path / "native", dataclasses.replace(SETTINGS, fps=0.0))
+    assert {c["fps"] for c in clips(tmp_path / "native")} == {float(FPS)}
+
+
+def test_tail_holds_the_end_of_each_video_out(videos, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        put(videos, name, footage(24))
+    settings = dataclasses.replace(SETTINGS, hold_out="tail", val_fraction=0.2, stride=2)
+    curate(videos, tmp_path / "out", settings)
+    train, val = clips(tmp_path / "out"), clips(tmp_path / "out", "val")
+    for name in ("a.mp4", "b.mp4"):
+        taught = {k for c in train if c["source"] == name for k in shown(c)}
+        held_out = {k for c in val if c["source"] == name for k in shown(c)}
+        assert len([c for c in val if c["source"] == name]) == 2
+        assert max(taught) < min(held_out)
+        assert taught | held_out == set(range(24))
+
+
+def test_source_holds_whole_videos_out(videos, tmp_path):
+    for k in range(6):
+        put(videos, f"{k}.mp4", footage(8 + k))
+    put(videos, "bad.mp4", b"bad")
+    chosen = set()
+    for seed in range(3):
+        settings = dataclasses.replace(SETTINGS, hold_out="source", val_fraction=0.3, seed=seed)
+        curate(videos, tmp_path / str(seed), settings)
+        parts = [{c["source"] for c in clips(tmp_path / str(seed), split)} for split in ("train", "val")]
+        assert [len(part) for part in parts] == [4, 2]
+        assert not parts[0] & parts[1]
+        chosen.add(frozenset(parts[1]))
+    assert len(chosen) > 1
+
+
+@pytest.mark.parametrize(("count", "resolved"), [(1, "tail"), (4, "tail"), (5, "source")])
+def test_auto_looks_at_the_number_of_files(videos, tmp_path, count, resolved):
+    for k in range(count):
+        put(videos, f"{k}.mp4", footage(12))
+    manifest = made(videos, tmp_path / "out", dataclasses.replace(SETTINGS, val_fraction=0.1))
+    assert manifest.settings["hold_out"] == resolved
+    assert manifest.records("val") >= 1
+    assert manifest.records("train") >= 2
+
+
+def test_clips_per_source_are_capped_evenly(videos, tmp_path):
+    put(videos, "a.mp4", footage(24))
+    put(videos, "b.mp4", footage(4))
+    curate(videos, tmp_path / "out", dataclasses.replace(SETTINGS, max_clips_per_source=3))
+    assert [shown(c)[0] for c in clips(tmp_path / "out")] == [0, 8, 16, 0]
+
+
+def test_required_captions(videos, tmp_path):
+    put(videos, "a.mp4", footage(), b"a wall")
+    put(videos, "b.mp4", footage())
+    put(videos, "c.mp4", footage(), b" \n")
+    manifest = made(videos, tmp_path / "out", dataclasses.replace(SETTINGS, captions="required"))
+    assert {d.file: d.reason for d in manifest.dropped} == {"b.mp4": "no_caption", "c.mp4": "no_caption"}
+    curate(videos, tmp_path / "none", dataclasses.replace(SETTINGS, captions="none"))
+    assert {c["caption"] for c in clips(tmp_path / "none")} == {""}
+
+
+def test_file_that_breaks_off_gives_nothing(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+    put(videos, "b.mp4", footage())
+    whole = encode.iter_pictures
+
+    def breaks_off(path, *arguments, **options):
+        for k, item in enumerate(whole(path, *arguments, **options)):
+            if path.name == "a.mp4" and k == 9:
+                raise VideoError("damaged", f"{path}: decoding failed")
+            yield item
+
+    monkeypatch.setattr(encode, "iter_pictures", breaks_off)
+    manifest = made(videos, tmp_path / "out", SETTINGS)
+    assert {c["source"] for c in clips(tmp_path / "out")} == {"b.mp4"}
+    assert [(d.file, d.reason) for d in manifest.dropped] == [("a.mp4", "damaged")]
+
+
+def test_empty_or_missing_folder_is_a_usage_error(videos, tmp_path):
+    put(videos, "readme.txt", b"nothing here")
+    with pytest.raises(ValueError, match="holds nothing to curate"):
+        curate(videos, tmp_path / "out", SETTINGS)
+    with pytest.raises(ValueError, match="is neither a file nor a folder"):
+        curate(videos / "none", tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_usable_is_one_line(videos, tmp_path):
+    for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4"):
+        put(videos, name, b"no video")
+    message = r"none of 4 sources is usable \(a.mp4: unreadable; .* and 1 more\)"
+    with pytest.raises(RunError, match=message) as caught:
+        curate(videos, tmp_path / "out", SETTINGS)
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.work", "videos"]
+
+
+def test_one_video_cannot_be_held_out_and_trained_on(videos, tmp_path):
+    put(videos, "a.mp4", footage())
+    with pytest.raises(RunError, match="use hold_out='tail'"):
+        curate(videos, tmp_path / "out", dataclasses.replace(SETTINGS, hold_out="source", val_fraction=0.5))
+
+
+def test_full_disk_leaves_nothing(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+
+    class Full(writer.ArrayRecordWriter):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "ArrayRecordWriter", Full)
+    with pytest.raises(RunError, match="cannot write .*out: No space left on device"):
+        curate(videos, tmp_path / "out", SETTINGS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.work", "videos"]
+
+
+def test_existing_target_is_refused_before_decoding(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+    curate(videos, tmp_path / "out", SETTINGS)
+    monkeypatch.setattr(curation, "open_inputs", None)
+    with pytest.raises(ValueError, match="exists already"):
+        curate(videos, tmp_path / "out", SETTINGS)
+
+
+def test_manifest_proves_where_clips_come_from(videos, tmp_path):
+    put(videos, "a.mp4", footage(), b"a wall")
+    curate(videos, tmp_path / "out", SETTINGS)
+    text = json.loads((tmp_path / "out" / manifests.FILE_NAME).read_text("utf-8"))
+    source = text["provenance"]["sources"][0]
+    assert source["sha256"] == writer.sha256(videos / "a.mp4")
+    assert source["captioned"] is True
+    assert text["settings"]["fps"] == FPS
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("height", 0),
+        ("frames", 0),
+        ("stride", -1),
+        ("fps", -1.0),
+        ("val_fraction", 1.0),
+        ("crf", 60),
+        ("hold_out", "sorce"),
+        ("codec", "h265"),
+        ("captions", "besides"),
+    ],
+)
+def test_wrong_settings_are_named(field, value):
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        dataclasses.replace(SETTINGS, **{field: value})
+
+
+def test_file_that_goes_away_is_listed(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+    put(videos, "b.mp4", footage())
+    digest = examine.sha256
+
+    def gone(path):
+        if path.name == "a.mp4":
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(path)
+
+    monkeypatch.setattr(examine, "sha256", gone)
+    manifest = made(videos, tmp_path / "out", SETTINGS)
+    assert [(d.file, d.reason) for d in manifest.dropped] == [("a.mp4", "unreadable")]
+    assert {c["source"] for c in clips(tmp_path / "out")} == {"b.mp4"}
