@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.loading import captions
+from data_pipelines.loading.fields.field import Cut, Field
 from data_pipelines.loading.fit import check_bucket, cover, numbers, ratio, span
 from data_pipelines.loading.order import Picks
 from data_pipelines.shards.latents import VECTOR, LatentSpec
@@ -69,6 +70,7 @@ class BatchAssembler:
       tokenizer_fn: captions -> arrays [N, ...] that take the place of the captions.
       conditions: of latent sets, names of the stored conditions that batches hold.
       resize: of `DataConfig`.
+      fields: of `DataConfig`.
     """
 
     def __init__(
@@ -78,14 +80,17 @@ class BatchAssembler:
         tokenizer_fn: TokenizerFn | None,
         conditions: Sequence[str] = (),
         resize: str = "whole",
+        fields: Sequence[Field] = (),
     ):
         self._clips = list(clips) if isinstance(clips, list | tuple) else [clips]
         self._bucket = bucket
         self._tokenizer_fn = tokenizer_fn
+        self._fields = fields
         specs = [source.manifest.clip for source in self._clips]
         self._entries = [{name: spec.conditions[name] for name in conditions} for spec in specs]
         asked = bucket.height, bucket.width
         covers = resize == "cover" and not isinstance(specs[0], LatentSpec)
+        self._stored_sizes = [(spec.height, spec.width) for spec in specs]
         self._sizes = [cover((spec.height, spec.width), asked) if covers else None for spec in specs]
 
     def __call__(self, picks: Picks) -> Batch:
@@ -95,7 +100,7 @@ class BatchAssembler:
           {"video": uint8 [B, T, H, W, 3], "fps": float32 [B], "index": int64 [B], and "caption": object [B] of str,
           or in its place what the tokenizer gives}.  Of packed clips also "segments": int32 [B, T], and all but the
           video is [B, K, ...].  Of a latent set "video" is [B, T, H, W, C] as stored, and conditions [B, ...] come
-          under their names, `vector.<name>` under <name>.
+          under their names, `vector.<name>` under <name>; so do fields.
 
         Raises:
           RunError: as `ClipSource`; or captions that cannot be drawn from.
@@ -109,6 +114,10 @@ class BatchAssembler:
             "index": np.array([clip["index"] for clip in clips], np.int64),
             **self._text([clip["caption"] for clip in clips]),
             **self._stored(clips, picks.part),
+            **{
+                field.name: _same_shape([clip["computed"][field.name] for clip in clips], field)
+                for field in self._fields
+            },
         }
         if not self._bucket.pack:
             return {"video": _stack(cuts), **batch}
@@ -131,25 +140,53 @@ class BatchAssembler:
             return numbers(int(picks.place[i] * (stored - reach + 1)), frames, step)
 
         clip = self._clips[part].window(index, choose, self._sizes[part])
-        video = self._cropped(clip["video"], picks.crop[i])
+        corner = self._corner(clip["video"], picks.crop[i])
+        video = self._cropped(clip["video"], corner)[:, :, :: -1 if flip else 1]
         try:
             caption = captions.drawn(clip["caption"], clip["labels"], picks.caption[i])
         except RunError as error:
             raise RunError(f"clip {index} of {clip['source']}: {error}") from None
         return {
             **clip,
-            "video": video[:, :, :: -1 if flip else 1],
+            "video": video,
+            "computed": self._computed(clip, video, part, corner, flip),
             "fps": clip["fps"] / ratio(clip["fps"], fps),
             "caption": captions.mirrored(caption) if flip else caption,
         }
 
-    def _cropped(self, video: np.ndarray, crop: np.ndarray) -> np.ndarray:
-        """To the bucket's height and width: by means of whole blocks, or the part of it at `crop`."""
+    def _corner(self, video: np.ndarray, crop: np.ndarray) -> tuple[int, int]:
+        """Where the part of a clip that is taken begins, in pixels of the resized clip."""
+        if self._sizes[0] is None:
+            return 0, 0
+        asked = self._bucket.height, self._bucket.width
+        top, left = (int(at * (n - m + 1)) for at, n, m in zip(crop, video.shape[1:3], asked))
+        return top, left
+
+    def _cropped(self, video: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+        """To the bucket's height and width: by means of whole blocks, or the part of it at `corner`."""
         height, width = self._bucket.height, self._bucket.width
         if self._sizes[0] is None:
             return shrink(video, video.shape[1] // height)
-        top, left = (int(at * (n - m + 1)) for at, n, m in zip(crop, video.shape[1:3], (height, width)))
+        top, left = corner
         return video[:, top : top + height, left : left + width]
+
+    def _computed(self, clip: Mapping[str, Any], video: np.ndarray, part: int, corner: tuple[int, int], flip: bool):
+        """Name -> array of the fields that batches hold."""
+        if not self._fields:
+            return {}
+        stored = self._stored_sizes[part]
+        resized = self._sizes[part] or (self._bucket.height, self._bucket.width)
+        cut = Cut(
+            video=video,
+            index=clip["index"],
+            arrays=clip.get("fields", {}),
+            numbers=clip["numbers"],
+            frames=self._clips[part].manifest.clip.frames,
+            scale=(resized[0] / stored[0], resized[1] / stored[1]),
+            corner=corner,
+            flip=flip,
+        )
+        return {field.name: field.compute(cut) for field in self._fields}
 
     def _stored(self, clips: Sequence[Mapping[str, Any]], parts: np.ndarray) -> Batch:
         """The conditions, those of frames as long as the bucket."""
@@ -181,6 +218,15 @@ def _stack(clips: Sequence[np.ndarray]) -> np.ndarray:
     for row, clip in zip(out, clips):
         row[...] = clip
     return out
+
+
+def _same_shape(values: Sequence[np.ndarray], field: Field) -> np.ndarray:
+    """`[B, ...]` of one field."""
+    shapes = {value.shape for value in values}
+    if len(shapes) > 1:
+        some = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
+        raise RunError(f"field {field.name!r}: clips of one batch have {some}; they cannot be stacked")
+    return np.stack(values)
 
 
 def shrink(video: np.ndarray, factor: int) -> np.ndarray:

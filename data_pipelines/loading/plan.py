@@ -17,7 +17,8 @@ import grain
 import numpy as np
 
 from data_pipelines.loading.clips import BatchAssembler, CachedClips, TokenizerFn
-from data_pipelines.loading.fit import Fit, check_bucket, check_usable, fit
+from data_pipelines.loading.fields import fields_of
+from data_pipelines.loading.fit import Fit, check_bucket, check_usable, fit, ratio
 from data_pipelines.loading.mixture import Mixture, Shares
 from data_pipelines.loading.order import BucketPicks, Drawing, Turns, in_turn
 from data_pipelines.loading.settings import DataConfig
@@ -105,7 +106,8 @@ class Plan:
             mixture = self._mixture(number)
             picks = BucketPicks(bucket, number, usable, self.seed, self.rows[number], drawing, mixture)
             read = [clips[part.shards] for part in parts]
-            assembler = BatchAssembler(read, bucket, self.tokenizer_fn, self.conditions, config.resize)
+            fields = fields_of(config.fields)
+            assembler = BatchAssembler(read, bucket, self.tokenizer_fn, self.conditions, config.resize, fields)
             batches.append(grain.MapDataset.source(picks).map(assembler))
         return Opened(batches, in_turn(self.buckets, batches, self.seed, self.shuffle), sources)
 
@@ -145,6 +147,8 @@ class Plan:
             found["shares"] = [[0, config.weights], *([stage.step, stage.weights] for stage in config.schedule)]
         if any(part.fit.unusable for parts in self.parts for part in parts):
             found["clips"] = [[part.fit.digest() for part in parts] for parts in self.parts]
+        if config.fields:
+            found["fields"] = list(config.fields)
         if config.resize != "whole":
             found["resize"] = [config.resize, config.crop]
         return found
@@ -181,7 +185,10 @@ def make_plan(
     for bucket, found, field in zip(buckets, parts, fields):
         _check_count(bucket, found, split, field)
         _check_shares(config, bucket, found, field)
+    _check_fields(config, buckets, parts, rates)
     stored = stored_in(list(directories))
+    if stored is not None and config.fields:
+        raise ValueError(f"data.fields: {config.fields[0]!r} is of pixels, and {config.shards} holds latents")
     asked = _asked(stored, conditions, config, buckets)
     mine = tuple(_rows(rows, bucket, field) for bucket, field in zip(buckets, fields))
     manifests = {shards: source.manifest.digest() for shards, source in sources.items()}
@@ -191,10 +198,28 @@ def make_plan(
     return plan, sources, stored
 
 
+def _check_fields(config: DataConfig, buckets: Sequence[Bucket], parts, rates: Mapping[str, np.ndarray]) -> None:
+    """Refuses fields that the clips of a bucket cannot have."""
+    for name, field in zip(config.fields, fields_of(config.fields)):
+        for number, (bucket, found) in enumerate(zip(buckets, parts)):
+            if bucket.pack:
+                raise ValueError(f"data.buckets[{number}].pack: packed clips cannot have {name!r} (data.fields)")
+            used = [rates[part.shards][part.fit.usable] for part in found] if bucket.fps and field.whole_rate else []
+            if any(ratio(float(rate), bucket.fps) != 1 for clips in used for rate in np.unique(clips)):
+                raise ValueError(
+                    f"data.fields: {name!r} is between stored frames, of which {bucket.fps:g} fps leaves some out;"
+                    " set data.fps to 0, or take 'optical_flow'"
+                )
+
+
 def open_sources(config: DataConfig, split: str, directories: Collection[str]) -> dict[str, ClipSource]:
-    """The sets by directory, open.  Raises as `ClipSource`."""
-    policy = {"on_damage": config.on_damage, "damage_budget": config.damage_budget}
-    return {shards: ClipSource(shards, split, **policy) for shards in directories}
+    """The sets by directory, open, with the arrays that fields need.  Raises as `ClipSource`."""
+    needs = tuple(dict.fromkeys(name for field in fields_of(config.fields) for name in field.needs))
+    policy = {"on_damage": config.on_damage, "damage_budget": config.damage_budget, "fields": needs}
+    try:
+        return {shards: ClipSource(shards, split, **policy) for shards in directories}
+    except ValueError as error:
+        raise ValueError(f"data.{error}" if str(error).startswith("fields") else str(error)) from None
 
 
 def _sets_of(config: DataConfig, bucket: Bucket, split: str) -> dict[str, str]:

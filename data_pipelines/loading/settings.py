@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from data_pipelines.loading.fields import fields_of
 from data_pipelines.shards.reader import POLICIES
 from vdm_jax.errors import did_you_mean
 from vdm_jax.types import Bucket
@@ -49,6 +50,8 @@ class DataConfig:
       resize: `whole`: height and width are the stored ones, or both divided by the same whole number (means of the
         pixels).  `cover`: clips are shrunk, keeping their proportions, until they just cover height and width.
       crop: which part of a clip that covers more is taken, `centre` or `random`.
+      fields: what else batches hold of each clip (`fields.FIELDS`): arrays that sets of worlds store, as `flow` or
+        `depth`, and what is computed of the pixels; not of latents.
       max_unusable: clips that may be too slow, too short or too small for every bucket; they are left out and listed.
       shuffle: a new order each epoch; False reads in stored order.
       random_start: take the frames from a random place in the stored clip instead of its start; not of latents, whose
@@ -73,6 +76,7 @@ class DataConfig:
     fps: float = 0.0
     resize: str = "whole"
     crop: str = "centre"
+    fields: tuple[str, ...] = ()
     max_unusable: int = 0
     shuffle: bool = True
     random_start: bool = False
@@ -95,6 +99,7 @@ class DataConfig:
                 raise ValueError(f"{name}: {did_you_mean(getattr(self, name), allowed)}")
         if not 0 <= self.fps < math.inf:
             raise ValueError(f"fps: {self.fps!r} must be a rate, or 0 for clips as they are")
+        fields_of(self.fields)
         for name, shards in self.sets.items():
             if not isinstance(shards, str) or not shards:
                 raise ValueError(f"sets.{name}: {shards!r} is no directory")

@@ -1,0 +1,102 @@
+"""Arrays that a set stores for its clips (`data_pipelines.worlds.world.FIELDS`), cut as the clip is cut.
+
+Frames that are not taken are left out.  What has a value for each pixel gives the one at the centre of each new pixel,
+for neither masks nor depth have means across an edge.  Positions and distances in pixels are scaled and moved along,
+and the mirror image of a clip is that of the mirrored scene M = diag(-1, 1, 1) before the same kind of camera:
+
+    x -> W - x,   dx -> -dx,   [R | t] -> M [R M | t],   c_x -> W - c_x,   skew -> -skew
+
+(pixel (i, j) has its centre at (x, y) = (j + 1/2, i + 1/2)).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.loading.fields.field import Cut
+from vdm_jax.errors import RunError
+
+# Name -> dims, as a world declares them: T frames, T-1 pairs of frames, H and W pixels, N whatever a world counts.
+DIMS: dict[str, str] = {
+    "flow": "T-1 H W 2",
+    "flow_visible": "T-1 H W",
+    "depth": "T H W",
+    "masks": "T H W",
+    "tracks": "T N 2",
+    "tracks_visible": "T N",
+    "camera": "T 3 4",
+    "intrinsics": "T 3 3",
+}
+_MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A field that is read; see the top of this file."""
+
+    name: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Itself."""
+        return (self.name,)
+
+    @property
+    def whole_rate(self) -> bool:
+        """Flow leads from one stored frame to the next."""
+        return DIMS[self.name].startswith("T-1")
+
+    def check(self) -> None:
+        """Nothing has to be installed."""
+
+    def compute(self, cut: Cut) -> np.ndarray:
+        """See `Field.compute`."""
+        value, dims = cut.arrays[self.name], DIMS[self.name].split()
+        pairs = dims[0] == "T-1"
+        if len(value) != cut.frames - pairs:
+            raise RunError(f"field {self.name!r}: has {len(value)} entries for a clip of {cut.frames} frames")
+        value = value[cut.numbers[:-1] if pairs else cut.numbers]
+        if "H" in dims:
+            value = self._pixels(value, cut)
+        return np.ascontiguousarray(_VALUES.get(self.name, _same)(value, cut))
+
+    @staticmethod
+    def _pixels(value: np.ndarray, cut: Cut) -> np.ndarray:
+        """The stored pixel under the centre of each pixel of the batch."""
+        height, width = cut.video.shape[1:3]
+        rows, columns = (
+            np.minimum(((np.arange(count) + corner + 0.5) / scale).astype(np.int64), size - 1)
+            for count, corner, scale, size in zip((height, width), cut.corner, cut.scale, value.shape[1:3])
+        )
+        return value[:, rows][:, :, columns[::-1] if cut.flip else columns]
+
+
+def _same(value: np.ndarray, cut: Cut) -> np.ndarray:
+    return value
+
+
+def _flow(value: np.ndarray, cut: Cut) -> np.ndarray:
+    down, right = cut.scale
+    return value * np.float32([-right if cut.flip else right, down])
+
+
+def _tracks(value: np.ndarray, cut: Cut) -> np.ndarray:
+    value = value * np.float32(cut.scale[::-1]) - np.float32(cut.corner[::-1])
+    return value * np.float32([-1, 1]) + np.float32([cut.video.shape[2], 0]) if cut.flip else value
+
+
+def _camera(value: np.ndarray, cut: Cut) -> np.ndarray:
+    if not cut.flip:
+        return value
+    return np.concatenate([_MIRROR @ value[..., :3] @ _MIRROR, _MIRROR @ value[..., 3:]], axis=-1)
+
+
+def _intrinsics(value: np.ndarray, cut: Cut) -> np.ndarray:
+    (down, right), (top, left) = cut.scale, cut.corner
+    moved = np.float32([[right, 0, -left], [0, down, -top], [0, 0, 1]]) @ value
+    if not cut.flip:
+        return moved
+    return np.float32([[-1, 0, cut.video.shape[2]], [0, 1, 0], [0, 0, 1]]) @ moved @ _MIRROR
+
+
+_VALUES = {"flow": _flow, "tracks": _tracks, "camera": _camera, "intrinsics": _intrinsics}
