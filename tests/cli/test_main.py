@@ -1,6 +1,5 @@
 import argparse
 import errno
-import importlib
 import shlex
 import subprocess
 import sys
@@ -53,9 +52,9 @@ def test_help_lists_the_verbs(capsys):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_help_with_examples_that_parse(verb, capsys):
-    module = importlib.import_module(f"vdm_jax.cli.{verb}")
+    module, words = cli.module_of(verb), verb.split()
     with pytest.raises(SystemExit) as stop:
-        cli.main([verb, "--help"])
+        cli.main([*words, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     lines = [line.strip() for line in module.EXAMPLE.strip().splitlines()]
@@ -63,7 +62,8 @@ def test_every_verb_has_help_with_examples_that_parse(verb, capsys):
     for line in lines:
         assert line in shown
         if line.startswith(f"vdm {verb} "):
-            assert isinstance(cli.parse(verb, module, shlex.split(line, comments=True)[2:]), argparse.Namespace)
+            given = shlex.split(line, comments=True)[1 + len(words) :]
+            assert isinstance(cli.parse(verb, module, given), argparse.Namespace)
 
 
 def test_unknown_verb_names_the_nearest(capsys):

@@ -6,7 +6,8 @@ A verb is a module `vdm_jax.cli.<verb>` with
     add_arguments(parser)             declares the options
     run(args) -> int                  does the work; the exit status
 
-and is imported only when it is called, so that help does not wait for JAX.  A verb that calls
+and is imported only when it is called, so that help does not wait for JAX.  `vdm curate rank` is a verb of two words,
+in `vdm_jax.cli.curate_rank`.  A verb that calls
 `parser.set_defaults(overrides=())` gets `--config.a.b=c` as `args.overrides = (("a.b", "c"), ...)`.
 
 Exit status: 0 done, 1 the machine or the data failed, 2 a usage error, 130 interrupted.
@@ -20,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from vdm_jax import __version__
 from vdm_jax.cli.huge_pages import restart_with_huge_pages
@@ -27,6 +29,7 @@ from vdm_jax.errors import RunError, did_you_mean
 
 VERBS = {
     "curate": "turn a folder of videos into a shard set",
+    "curate rank": "find the threshold of a score: one small model each, compared pair by pair",
     "worlds": "render a procedural world into a shard set",
     "encode": "turn the clips of a shard set into latents and prompt features",
     "train": "train a model, or go on with a run",
@@ -38,7 +41,7 @@ VERBS = {
     "shards": "verify, merge, cut or export shard sets",
     "inspect": "show what is in a shard set or a run",
 }
-COMPUTING = ("encode", "train", "sample")  # verbs that run a network
+COMPUTING = ("encode", "train", "sample", "curate rank")  # verbs that run a network
 OUR_CODE = (Path(__file__).parents[1], Path(__file__).parents[2] / "data_pipelines")
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and words[:1] and words[0] in COMPUTING:
+    if arguments is None and any(" ".join(words[:count]) in COMPUTING for count in (1, 2)):
         restart_with_huge_pages()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # libraries that log C++ start-up notes to stderr
     status = guarded(lambda: dispatch(words))
@@ -92,11 +95,16 @@ def dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"vdm_jax {__version__}")
         return OK
-    verb = words[0]
-    if verb not in VERBS:
-        raise ValueError(f"verb: {did_you_mean(verb, VERBS)}")
-    module = importlib.import_module(f"vdm_jax.cli.{verb}")
-    return module.run(parse(verb, module, words[1:]))
+    verb = next((verb for verb in (" ".join(words[:2]), words[0]) if verb in VERBS), None)
+    if verb is None:
+        raise ValueError(f"verb: {did_you_mean(words[0], VERBS)}")
+    module = module_of(verb)
+    return module.run(parse(verb, module, words[len(verb.split()) :]))
+
+
+def module_of(verb: str) -> ModuleType:
+    """Imports what does the work of a verb."""
+    return importlib.import_module(f"vdm_jax.cli.{verb.replace(' ', '_')}")
 
 
 def parse(verb: str, module, words: list[str]) -> argparse.Namespace:
