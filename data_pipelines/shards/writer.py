@@ -17,7 +17,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipelines.shards import manifest as manifests
-from data_pipelines.shards import schema
+from data_pipelines.shards import rates, schema
 from data_pipelines.shards.files import (
     SHARD_BYTES,
     SPLITS,
@@ -52,6 +52,7 @@ class ShardWriter:
         self._open_bytes: dict[str, int] = {}
         self._lengths: dict[str, list[int]] = {}  # split -> records of each shard
         self._numbers: dict[str, int] = {}
+        self._rates: dict[str, list[float]] = {}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -78,6 +79,7 @@ class ShardWriter:
                 self._start(split)
             self._writers[split].write(data)
         self._numbers[split] = number + 1
+        self._rates.setdefault(split, []).append(record.fps)
         self._lengths[split][-1] += 1
         self._open_bytes[split] += len(data)
         if self._open_bytes[split] >= self._shard_bytes:
@@ -101,6 +103,7 @@ class ShardWriter:
             self._clip.features().save_config(str(self._directory))
             self._write_text("dataset_info.json", dataset_info(splits))
             self._write_text(manifests.FILE_NAME, manifests.dump(manifest))
+            (self._directory / rates.FILE_NAME).write_bytes(rates.packed(self._rates, splits))
             for path in sorted(self._directory.iterdir()):
                 flush(path)
             flush(self._directory)
