@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.curation.basic import CurateSettings, curate
+from data_pipelines.curation.curate import curate
+from data_pipelines.curation.settings import CurateSettings, Recipe
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.manifest import load as load_manifest
 from data_pipelines.shards.reader import ClipSource, captions
@@ -102,10 +103,11 @@ def footage(videos: Path, shards: Path) -> Manifest:
     settings = CurateSettings(
         height=clip.height, width=clip.width, frames=clip.frames, stride=1, fps=8.0, codec="raw", val_fraction=0.15
     )
-    manifest = curate(videos, shards, settings, Counter("curate", "files"), overwrite=True)
-    for dropped in manifest.dropped:
+    progress = {"examine": Counter("curate", "files"), "encode": Counter("encode", "files")}
+    made = curate([videos], shards, Recipe(settings), progress, overwrite=True)
+    for dropped in made.dropped:
         print(f"dropped {dropped.file}: {dropped.reason} ({dropped.detail})", file=sys.stderr)
-    return manifest
+    return made.manifest
 
 
 def variant(shards: Path, is_footage: bool) -> str:

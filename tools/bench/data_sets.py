@@ -108,10 +108,10 @@ def _payloads(material: Material) -> Iterator[bytes]:
         if material.codec == "latents":
             yield rng.standard_normal(material.stored).astype(np.float16).tobytes()
         else:
-            yield pack_pixels(_panned(rng, *material.stored[:3]), material.codec, FPS, crf=23)
+            yield pack_pixels(panned(rng, *material.stored[:3]), material.codec, FPS, crf=23)
 
 
-def _panned(rng: np.random.Generator, frames: int, height: int, width: int) -> np.ndarray:
+def panned(rng: np.random.Generator, frames: int, height: int, width: int) -> np.ndarray:
     """A camera that pans over a texture of several scales: uint8 `[T, H, W, 3]`."""
     texture = np.zeros((height + 2 * frames, width + 3 * frames, 3), np.float32)
     for cell in (64, 16, 4):
