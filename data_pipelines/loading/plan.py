@@ -198,6 +198,17 @@ def make_plan(
     return plan, sources, stored
 
 
+def usable_clips(config: DataConfig, split: str) -> int:
+    """How many clips of the run's own set can be brought to its rate and shape.
+
+    Raises:
+      ValueError, RunError: as `ClipSource`.
+    """
+    source = ClipSource(config.shards, split)
+    rates = source.rates() if config.fps else None
+    return len(fit(config.bucket(1), config.fps, source.manifest.clip.frames, rates, len(source)).usable)
+
+
 def _check_fields(config: DataConfig, buckets: Sequence[Bucket], parts, rates: Mapping[str, np.ndarray]) -> None:
     """Refuses fields that the clips of a bucket cannot have."""
     for name, field in zip(config.fields, fields_of(config.fields)):

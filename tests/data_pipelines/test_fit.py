@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines.loading.fit import TOO_SHORT, TOO_SLOW, cover, fit, numbers, ratio, span
 from data_pipelines.loading.loader import DataConfig, LoaderState, make_loader
+from data_pipelines.loading.plan import usable_clips
 from data_pipelines.shards.reader import ClipSource
 from data_pipelines.shards.schema import ClipRecord
 from tests.data_pipelines.pixel_sets import pixels, write
@@ -121,6 +122,12 @@ def test_unusable_clips_are_an_error_or_counted_and_left_out(mixed_rates):
     assert sorted(seen.tolist()) == sorted([1, 2, 3, 5, 6, 7, 9, 10, 11] * 4)
     for epoch in range(4):
         assert len(set(seen[9 * epoch : 9 * epoch + 9].tolist())) == 9
+
+
+def test_usable_clips_are_counted_before_anything_is_loaded(mixed_rates):
+    config = DataConfig(mixed_rates, 8, 16, 24, fps=12.0)
+    assert [usable_clips(config, split) for split in ("train", "val")] == [9, 1]
+    assert usable_clips(dataclasses.replace(config, fps=0.0), "val") == 2
 
 
 def test_a_clip_that_fills_some_bucket_is_usable(mixed_rates):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from data_pipelines.loading.captions import no_text, training_texts
 from data_pipelines.loading.fit import summary
 from data_pipelines.loading.loader import DataConfig, Loader, LoaderState, make_loader
+from data_pipelines.loading.plan import usable_clips
 from data_pipelines.loading.stored import Stored
 from data_pipelines.shards.manifest import load as load_manifest
 from data_pipelines.shards.reader import captions
@@ -122,9 +123,8 @@ class _Source:
 
     @property
     def held_out(self) -> int:
-        """Clips that are not trained on."""
-        manifest = load_manifest(self.data.shards)
-        return manifest.records("val") if "val" in manifest.splits else 0
+        """Clips that are not trained on, and have the rate that is asked for."""
+        return usable_clips(self.data, "val") if "val" in load_manifest(self.data.shards).splits else 0
 
 
 def _train(source: _Source, config: Mapping[str, Any], origin: Origin | None, workdir: Path, how_to_go_on) -> Outcome:
