@@ -46,7 +46,7 @@ class TextArea:
         """See `Scorer`."""
         grey = inside(sample, sample.grey)
         neighbour = neighbours(sample)
-        areas, last = [], 0
+        last = ()
         found = np.zeros(len(grey))
         for side in self.sides:
             pictures = reduced(grey, side)
@@ -98,7 +98,7 @@ def boxes(stroke: np.ndarray, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
     dense = (cv2.blur(np.float32(stroke), window) > DENSE) & several
     joined = cv2.morphologyEx(np.uint8(dense), cv2.MORPH_CLOSE, np.ones((1, 2 * STROKE + 1), np.uint8))
     joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((3, STROKE), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=4)
+    stats = cv2.connectedComponentsWithStats(joined, connectivity=4)[2]
     found = np.zeros(stroke.shape, bool)
     for left, top, width, height, area in stats[1:]:
         if width >= LINE * height and area >= FILLED * width * height and width >= 2 * STROKE:
