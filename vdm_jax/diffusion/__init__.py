@@ -10,6 +10,7 @@ from vdm_jax.diffusion.consistency import LCM, TCD
 from vdm_jax.diffusion.edm import EDM
 from vdm_jax.diffusion.leaves import noise_like
 from vdm_jax.diffusion.multistep import DPMSolverPP2M, UniPC
+from vdm_jax.diffusion.plms import PLMS
 from vdm_jax.diffusion.process import Process
 from vdm_jax.diffusion.rectified_flow import RectifiedFlow, resolution_shift
 from vdm_jax.diffusion.scaled_vp import ScaledVP
@@ -20,6 +21,7 @@ __all__ = [
     "DDIM",
     "EDM",
     "LCM",
+    "PLMS",
     "PROCESSES",
     "SOLVERS",
     "TCD",

@@ -76,7 +76,7 @@ class DPMSolverPP2M:
         return self.sde
 
     def init(self, x: Clip) -> History:
-        return _empty_history(x, depth=1)
+        return empty_history(x, depth=1)
 
     def step(self, denoise, process, x, t, s, state, noise):
         x0_hat = denoise(x, t)
@@ -84,7 +84,7 @@ class DPMSolverPP2M:
         x_s = _second_order_step(process, x, x0_hat, t, s, state, self.first_order_to, weigh, self.sde)
         if self.sde:
             x_s = map_frames(lambda x, z, d: x + d * z, (x_s, noise), (process.posterior_std(t, s),))
-        return select_frames(t == s, x, x_s), x0_hat, _remember(state, x0_hat, t, s)
+        return select_frames(t == s, x, x_s), x0_hat, remember(state, x0_hat, t, s)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +108,14 @@ class UniPC:
         return False
 
     def init(self, x: Clip) -> History:
-        return _empty_history(x, depth=2)
+        return empty_history(x, depth=2)
 
     def step(self, denoise, process, x, t, s, state, noise):
         x0_hat = denoise(x, t)
         weigh = _midpoint if self.function == "bh2" else _linear
         better = _correct(process, x, x0_hat, t, state, weigh)
         x_s = _second_order_step(process, better, x0_hat, t, s, state, self.first_order_to, weigh)
-        return select_frames(t == s, x, x_s), x0_hat, _remember(state, x0_hat, t, s)
+        return select_frames(t == s, x, x_s), x0_hat, remember(state, x0_hat, t, s)
 
 
 def half_log_snr(process: Process, t: Time) -> Array:
@@ -124,14 +124,15 @@ def half_log_snr(process: Process, t: Time) -> Array:
     return jnp.log(jnp.maximum(alpha, _SMALLEST)) - jnp.log(jnp.maximum(sigma, _SMALLEST))
 
 
-def _empty_history(x: Clip, depth: int) -> History:
+def empty_history(x: Clip, depth: int) -> History:
+    """A history of nothing, that will hold `depth` clips like x."""
     batch, frames = leading_shape(x)
     zeros = jax.tree.map(jnp.zeros_like, x)
     time = jnp.zeros((batch, frames), jnp.float32)
     return History((zeros,) * depth, (time,) * depth, jnp.zeros((batch, frames), jnp.int32))
 
 
-def _remember(state: History, x0_hat: Clip, t: Time, s: Time) -> History:
+def remember(state: History, x0_hat: Clip, t: Time, s: Time) -> History:
     """Pushes the newest belief for the frames that moved."""
     moved = t != s
     x0 = tuple(select_frames(moved, new, old) for new, old in zip((x0_hat, *state.x0[:-1]), state.x0))
@@ -140,7 +141,7 @@ def _remember(state: History, x0_hat: Clip, t: Time, s: Time) -> History:
     return History(x0, time, count)
 
 
-def _real(state: History, t: Time) -> Array:
+def real(state: History, t: Time) -> Array:
     """How many remembered levels are of use at t, `[B, T]`: none if the frame was noised up again since."""
     return jnp.where(state.time[0] > t, state.count, 0)
 
@@ -178,7 +179,7 @@ def _second_order_step(
     lambda_t, lambda_s = half_log_snr(process, t), half_log_snr(process, s)
     keep, take = process.step_coefficients(t, s, eta=1.0 if sde else 0.0)
     some_signal = process.alpha_sigma(state.time[0])[0] > 0.0
-    useful = (_real(state, t) >= 1) & (s > first_order_to) & some_signal
+    useful = (real(state, t) >= 1) & (s > first_order_to) & some_signal
     step = lambda_s - lambda_t
     before = jnp.where(useful, lambda_t - half_log_snr(process, state.time[0]), 1.0)
     slope = jnp.where(useful, weigh(2.0 * step if sde else step) * step / before, 0.0)
@@ -192,16 +193,16 @@ def _second_order_step(
 def _correct(process: Process, x: Clip, x0_hat: Clip, t: Time, state: History, weigh: Callable[[Array], Array]) -> Clip:
     """Adds what the step that led to t would have done differently, had it known x0_hat."""
     some_signal = process.alpha_sigma(state.time[1])[0] > 0.0  # the step to redo was of first order otherwise
-    real = jnp.where(some_signal, _real(state, t), jnp.minimum(_real(state, t), 1))
+    have = jnp.where(some_signal, real(state, t), jnp.minimum(real(state, t), 1))
     before, older = (half_log_snr(process, time) for time in state.time)
-    step = jnp.where(real >= 1, half_log_snr(process, t) - before, 1.0)
-    ratio = jnp.where(real >= 2, (older - before) / step, -1.0)  # negative: `older` is noisier than `before`
+    step = jnp.where(have >= 1, half_log_snr(process, t) - before, 1.0)
+    ratio = jnp.where(have >= 2, (older - before) / step, -1.0)  # negative: `older` is noisier than `before`
     outer, inner = _corrector_weights(step, ratio)
     first_order = weigh(step)
-    outer = jnp.where(real >= 2, outer - first_order, 0.0) / ratio
-    inner = jnp.where(real >= 2, inner, first_order)
+    outer = jnp.where(have >= 2, outer - first_order, 0.0) / ratio
+    inner = jnp.where(have >= 2, inner, first_order)
     _, take = process.step_coefficients(state.time[0], t)
-    take = jnp.where(real >= 1, take, 0.0)
+    take = jnp.where(have >= 1, take, 0.0)
 
     def add(x, x0, x0_before, x0_older, take, outer, inner):
         return x + take * (outer * (x0_older - x0_before) + inner * (x0 - x0_before))

@@ -111,6 +111,8 @@ def their_path(config, steps, monkeypatch, mu=None, eta=None, double=False):
         path.append(x.numpy())
     if "Heun" in config["_class_name"]:  # two evaluations a step, one in the last
         path = [path[0], *path[2::2], path[-1]]
+    if "PNDM" in config["_class_name"] and steps > 1:  # two evaluations in the first step
+        del path[1]
     return np.stack(path)[:, None], scheduler
 
 

@@ -61,7 +61,7 @@ class AnimateDiff(LatentDiffusion):
     @property
     def defaults(self) -> Defaults:
         """Of `AnimateDiffPipeline`."""
-        return Defaults(16, self.side, self.side, 50, 7.5, 8.0, options={"eta": 0.0})
+        return Defaults(16, self.side, self.side, 50, 7.5, 8.0, options={"clip_skip": 0, "eta": 0.0})
 
 
 class AnimateDiffVideoToVideo(AnimateDiff):

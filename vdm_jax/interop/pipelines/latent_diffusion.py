@@ -6,6 +6,7 @@
 and the pipeline of single pictures itself.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from vdm_jax.interop.schedulers.plans import Plan
 class LatentDiffusion(Pipeline):
     """Text to clips whose frames are encoded one by one.
 
+    Options that several have: `eta`; `clip_skip`, blocks at the end of the text encoder that prompts are read below.
     `Draws.condition` is `[1, T, h, w, c]`, the draw from the posterior of a clip to change.
     """
 
@@ -48,6 +50,9 @@ class LatentDiffusion(Pipeline):
             request = self.changing(request)
         request = super().complete(request)
         self.opened.part("unet").config.token_grid(request.frames, request.height, request.width)
+        skip, depth = request.options.get("clip_skip") or 0, self.opened.part("text_encoder").config.depth
+        if skip not in range(depth):
+            raise ValueError(f"clip_skip: {skip} must be 0 to {depth - 1}; the text encoder has {depth} blocks")
         return request
 
     def changing(self, request: Request) -> Request:
@@ -68,6 +73,8 @@ class LatentDiffusion(Pipeline):
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         """What the text says, and the clip to change if there is one."""
         text, negative, cut = self.prompts(request, PLAIN, None)
+        if skip := int(request.options.get("clip_skip") or 0):  # of the negative prompt nothing is skipped there
+            text, _, _ = self.prompts(request, dataclasses.replace(PLAIN, skip=skip), None)
         null = {"tokens": negative["tokens"]} if request.guides else None
         start = None if request.video is None else self._posterior_draw(request, draws)
         return Conditions({"tokens": text["tokens"]}, null, start=start, cut=cut)
@@ -85,7 +92,7 @@ class StableDiffusion(LatentDiffusion):
     @property
     def defaults(self) -> Defaults:
         """Of `StableDiffusionPipeline`."""
-        return Defaults(1, self.side, self.side, 50, 7.5, 1.0, options={"eta": 0.0})
+        return Defaults(1, self.side, self.side, 50, 7.5, 1.0, options={"clip_skip": 0, "eta": 0.0})
 
     def complete(self, request: Request) -> Request:
         """See `Pipeline.complete`."""

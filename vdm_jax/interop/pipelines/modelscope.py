@@ -15,7 +15,7 @@ class ModelScope(LatentDiffusion):
     @property
     def defaults(self) -> Defaults:
         """Of `TextToVideoSDPipeline`."""
-        return Defaults(16, self.side, self.side, 50, 9.0, 8.0, options={"eta": 0.0})
+        return Defaults(16, self.side, self.side, 50, 9.0, 8.0, options={"clip_skip": 0, "eta": 0.0})
 
     def changing(self, request: Request) -> Request:
         """See `LatentDiffusion.changing`; the clip keeps its size if none is asked for, and is guided more."""

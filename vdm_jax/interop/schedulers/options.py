@@ -103,6 +103,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "TCDScheduler": _DISTILLED,
     "CogVideoXDDIMScheduler": _COG,
     "CogVideoXDPMScheduler": _COG,
+    "PNDMScheduler": {
+        **{name: value for name, value in _TABLE.items() if name != "rescale_betas_zero_snr"},
+        "set_alpha_to_one": False,
+        "skip_prk_steps": False,
+        "timestep_spacing": "leading",
+    },
     "EDMEulerScheduler": {
         "sigma_min": 0.002,
         "sigma_max": 80.0,
@@ -181,10 +187,14 @@ _ALLOWED: dict[str, dict[str, tuple]] = {
         "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
     },
     "EDMEulerScheduler": {"prediction_type": ("epsilon", "v_prediction")},
+    "PNDMScheduler": {
+        "prediction_type": ("epsilon",),
+        "skip_prk_steps": (True,),
+        "timestep_spacing": ("leading",),
+    },
     "ScaledDDIMScheduler": {"prediction_type": ("epsilon",), "rescale_betas_zero_snr": (False,)},
 }
 _EVERY_OPTION = {name for options in (DEFAULTS | OWN).values() for name in options}
-_EVERY_OPTION.add("skip_prk_steps")  # of PNDM, from whose configs others are made
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How each published scheduler takes K steps: levels, what the network is told at each, and a solver of `diffusion/`.
 
-    tables    DDPM, DDIM and its inverse, LCM, TCD, CogVideoX: entries of the table of betas
+    tables    DDPM, DDIM and its inverse, PNDM, LCM, TCD, CogVideoX: entries of the table of betas
     ladders   Euler, ancestral Euler, Heun, DPM-Solver++, UniPC: sigma / alpha, also between the entries
     EDM       sigma itself
     flows     t itself, shifted
@@ -16,6 +16,7 @@ from vdm_jax.diffusion import (
     DDIM,
     EDM,
     LCM,
+    PLMS,
     TCD,
     VP,
     Bound,
@@ -67,6 +68,7 @@ class Plan:
       bound: of x0_hat, or None.
       unit: `[K + 1]`, published latents over ours.
       noise_scale: of published latents at the start, over standard normal noise.
+      divisible: whether the last of the steps can be taken alone.
     """
 
     levels: np.ndarray
@@ -76,6 +78,7 @@ class Plan:
     bound: Bound | None = None
     unit: np.ndarray | float = 1.0
     noise_scale: float = 1.0
+    divisible: bool = True
 
     @property
     def hooks(self) -> Hooks:
@@ -100,9 +103,12 @@ class Plan:
         """The last steps alone, a fraction `strength` of all: what published pipelines take for a clip to change.
 
         Raises:
-          ValueError: a strength outside (0, 1], or one that leaves no step.
+          ValueError: a strength outside (0, 1], or one that leaves no step; steps that cannot be divided.
         """
         steps = len(self.told)
+        if not self.divisible:
+            raise ValueError(f"strength: {strength!r}, but PNDM takes all its steps or none; import another scheduler "
+                             "(--with scheduler=DIR)")  # fmt: skip
         if not 0.0 < strength <= 1.0 or int(steps * strength) < 1:
             raise ValueError(f"strength: {strength!r} must be at most 1 and leave a step of {steps} ({1 / steps:.3g})")
         first = steps - int(steps * strength)
@@ -130,6 +136,14 @@ def table_plan(options: SchedulerOptions, process: VP, choices: Choices) -> Plan
         cog = options.published == "CogVideoXDDIMScheduler"  # reads clip_sample and eta, and uses neither
         solver = DDIM() if cog else DDIM(eta=choices.eta or 0.0, bound=bound_of(options))
     return _plan(levels, told, solver, lands=lands)
+
+
+def plms_plan(options: SchedulerOptions, process: VP, choices: Choices) -> Plan:
+    """PNDM; of a part of its steps the published scheduler would take some from where x does not stand."""
+    told = spaced(options, choices.steps)
+    final = 0.0 if options.set_alpha_to_one else 1.0 / process.steps
+    solver = PLMS(euler_to=float(np.float32(final)))
+    return _plan(np.append((told + 1) / process.steps, final), told, solver, divisible=False)
 
 
 def inverse_plan(options: SchedulerOptions, process: VP, choices: Choices) -> Plan:

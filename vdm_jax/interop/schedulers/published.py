@@ -37,6 +37,7 @@ _PLANS: dict[str, Callable[[SchedulerOptions, Any, Choices], Plan]] = {
     "TCDScheduler": plans.distilled_plan,
     "CogVideoXDDIMScheduler": plans.table_plan,
     "CogVideoXDPMScheduler": plans.table_plan,
+    "PNDMScheduler": plans.plms_plan,
     "EDMEulerScheduler": plans.edm_plan,
     "FlowMatchEulerDiscreteScheduler": plans.flow_plan,
     "ScaledDDIMScheduler": plans.table_plan,
