@@ -143,7 +143,7 @@ def inspect_shards(
             figures += latent_figures(manifest.clip, sources)
     print(f"shard set {path}  ({manifest.provenance.get('pipeline', 'unknown pipeline')})")
     print(figures_table(figures))
-    print_dropped(manifest)
+    print_dropped(manifest.dropped)
     print(f"settings: {json.dumps(manifest.settings)}")
     if damage:
         print(f"damaged: {damage}")
