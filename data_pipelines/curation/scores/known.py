@@ -2,14 +2,19 @@
 
 from data_pipelines.curation.scores.bars import Bars
 from data_pipelines.curation.scores.exposure import Exposure
+from data_pipelines.curation.scores.fingerprint import Fingerprint
 from data_pipelines.curation.scores.motion import Motion
+from data_pipelines.curation.scores.overlay import Overlay
 from data_pipelines.curation.scores.protocol import Scorer
 from data_pipelines.curation.scores.sharpness import Sharpness
 from data_pipelines.curation.scores.steadiness import Steadiness
 from data_pipelines.curation.scores.stillness import Stillness
+from data_pipelines.curation.scores.text import TextArea
 from vdm_jax.errors import did_you_mean
 
-SCORERS: tuple[Scorer, ...] = (Motion(), Stillness(), Sharpness(), Exposure(), Bars(), Steadiness())
+SCORERS: tuple[Scorer, ...] = (
+    *(Motion(), Overlay(), Stillness(), Sharpness(), Exposure(), Bars(), TextArea(), Steadiness(), Fingerprint()),
+)
 
 
 def choose_scorers(words: str) -> tuple[Scorer, ...]:
