@@ -93,10 +93,14 @@ def test_a_start_that_died_before_the_config_can_be_repeated(tmp_path):
 
 
 def test_a_first_start_that_the_config_ends_leaves_nothing(tmp_path):
-    def fails(path, then=lambda run: None):
-        with pytest.raises(ValueError, match="kernel"), RunDirectory(path, CONFIG) as run:
+    def start(path, then=lambda run: None):
+        with RunDirectory(path, CONFIG) as run:
             then(run)
             raise ValueError("kernel: cannot run here")
+
+    def fails(*given):
+        with pytest.raises(ValueError, match="kernel"):
+            start(*given)
 
     fails(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -107,8 +107,9 @@ def vocabulary(text: TextConfig) -> int:
 
 
 def batch_shapes(config: RunConfig) -> Mapping[str, tuple[tuple[int, ...], Any]]:
-    """`{key: (shape, dtype)}` of a training batch as the loader makes it: uint8 pixels, or latents as `vdm encode` stores
-    them unless told otherwise."""
+    """`{key: (shape, dtype)}` of a training batch as the loader makes it: uint8 pixels, or latents as `vdm encode`
+    stores them unless it is told otherwise.
+    """
     size, text = config.train.batch_size, config.networks.text
     pixels = config.clip_shape[3] == 3
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
