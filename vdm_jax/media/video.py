@@ -227,7 +227,9 @@ def encode_mp4(video: np.ndarray, fps: float, *, lossless: bool = False, crf: in
     if not lossless:
         video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")
     out = io.BytesIO()
+    # Of small pictures, x264's own choice among CPU instructions gives other bytes from one run to the next.
     options = {"qp": "0"} if lossless else {"crf": str(crf)}
+    options["x264-params"] = "cpu-independent=1"
     with av.open(out, "w", format="mp4") as container:
         codec = "libx264rgb" if lossless else "libx264"
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
