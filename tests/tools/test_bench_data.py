@@ -8,7 +8,7 @@ import tarfile
 import bench_data
 import numpy as np
 import pytest
-from bench import data_loader, data_memory, data_peers, data_reading, data_sets
+from bench import data_loader, data_material, data_memory, data_peers, data_reading, data_sets
 from bench.options import Options
 
 from data_pipelines.loading.loader import make_loader
@@ -16,7 +16,7 @@ from data_pipelines.loading.loader import make_loader
 
 @pytest.fixture(scope="module", params=["mp4_256", "raw", "latents"])
 def material(request):
-    return next(m for m in data_sets.materials(quick=True) if m.name == request.param)
+    return next(m for m in data_material.materials(quick=True) if m.name == request.param)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def folder(material, tmp_path_factory):
 
 
 def test_all_sides_give_the_same_clips(material, folder):
-    config = dataclasses.replace(material.config(folder / "shards"), shuffle=False)
+    config = dataclasses.replace(data_sets.config_of(material, folder / "shards"), shuffle=False)
     with make_loader(config, "train", [config.bucket(8)], seed=0) as loader:
         ours = next(loader)["video"]
     files = data_peers.Files(material, folder / "files")
@@ -46,7 +46,7 @@ def test_tars_are_in_the_order_of_the_set(material, folder):
 
 
 def test_windows_are_cut_alike():
-    wide = next(m for m in data_sets.materials(quick=True) if m.name == "mp4_720")
+    wide = next(m for m in data_material.materials(quick=True) if m.name == "mp4_720")
     (payload,) = itertools.islice(data_sets._payloads(wide), 1)
     clip = data_peers.cut(wide, payload, np.random.default_rng(0))
     assert clip.shape == (*wide.taken, 3)

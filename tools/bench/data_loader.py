@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.data_sets import Material, materials, write
+from bench.data_material import Material, materials
+from bench.data_sets import config_of, write
 from bench.options import Options, say
 from data_pipelines.loading.loader import make_loader
 from vdm_jax.media.figures import Figure
@@ -59,7 +60,7 @@ def _kind(material: Material, folder: Path, rounds: int) -> list[Figure]:
 
 
 def _ours(material: Material, shards: Path) -> Iterator:
-    config = material.config(shards)
+    config = config_of(material, shards)
     with make_loader(config, "train", [config.bucket(BATCH)], seed=0) as loader:
         yield from loader
 

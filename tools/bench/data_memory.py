@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from bench.data_loader import BATCH
-from bench.data_sets import materials, write
+from bench.data_material import materials
+from bench.data_sets import config_of, write
 from bench.options import Options, say
 from data_pipelines.loading.loader import make_loader
 from vdm_jax.media.figures import Figure
@@ -25,7 +26,7 @@ def measure(options: Options) -> list[Figure]:
             continue
         with tempfile.TemporaryDirectory(prefix="bench_data_") as folder:
             write(material, Path(folder))
-            config = material.config(Path(folder) / "shards")
+            config = config_of(material, Path(folder) / "shards")
             steps = EPOCHS * material.clips // BATCH
             with make_loader(config, "train", [config.bucket(BATCH)], seed=0) as loader:
                 gc.collect()

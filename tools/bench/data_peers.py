@@ -14,7 +14,7 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader, Dataset
 
-from bench.data_sets import Material
+from bench.data_material import Material
 from data_pipelines.loading.fit import cover
 from vdm_jax.media.video import decode
 from vdm_jax.media.window import decode_frames

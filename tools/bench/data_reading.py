@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from bench.data_loader import BATCH, READ_AHEAD
-from bench.data_sets import Material, write
+from bench.data_material import Material
+from bench.data_sets import config_of, write
 from bench.options import Options, say
 from data_pipelines.loading.loader import make_loader
 from vdm_jax.media.figures import Figure
@@ -68,7 +69,7 @@ def _files(shards: Path) -> float:
 
 def _loader(material: Material, shards: Path) -> float:
     """Bytes of latents a second that come in batches."""
-    config = material.config(shards)
+    config = config_of(material, shards)
     with make_loader(config, "train", [config.bucket(BATCH)], seed=0) as loader:
         for _ in itertools.islice(loader, READ_AHEAD):
             pass

@@ -4,7 +4,6 @@ All three hold the same bytes of each clip.  Pictures are a texture that a camer
 decoder what footage does, which flat shapes do not.
 """
 
-import dataclasses
 import io
 import json
 import tarfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.data_material import Material
 from data_pipelines.loading.settings import DataConfig
 from data_pipelines.shards.latent_writer import open_latent_writer, plan_for
 from data_pipelines.shards.latents import LatentRecord, LatentSpec
@@ -24,64 +24,10 @@ FPS = 24.0
 IN_A_TAR = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Material:
-    """Clips of one kind.
-
-    Attributes:
-      name: of the kind.
-      codec: of `shards.schema.CODECS`, or `latents`.
-      stored: (T, H, W, C) of a clip as stored.
-      taken: (T, H, W) of a clip in a batch.
-      distinct: clips that are encoded; more are the same ones again, as an encoder takes seconds for each.
-      clips: in the set.
-      batches: timed in one turn.
-    """
-
-    name: str
-    codec: str
-    stored: tuple[int, int, int, int]
-    taken: tuple[int, int, int]
-    distinct: int
-    clips: int
-    batches: int
-
-    @property
-    def suffix(self) -> str:
-        """Of its files."""
-        return "mp4" if self.codec.startswith("h264") else "bin"
-
-    @property
-    def dtype(self) -> np.dtype:
-        """As stored."""
-        return np.dtype(np.float16 if self.codec == "latents" else np.uint8)
-
-    @property
-    def whole(self) -> bool:
-        """Whether batches take clips as they are stored."""
-        return self.stored[:3] == self.taken
-
-    def config(self, shards: Path) -> DataConfig:
-        """How our loader reads it."""
-        more = {} if self.whole else {"resize": "cover", "crop": "random", "random_start": True}
-        return DataConfig(str(shards), *self.taken, cache_megabytes=0, **more)
-
-
-def materials(quick: bool) -> list[Material]:
-    """The four kinds that users have; `quick` ones are tiny."""
-    if quick:
-        return [
-            Material("mp4_720", "h264", (12, 72, 128, 3), (4, 32, 56), 2, 32, 2),
-            Material("mp4_256", "h264", (4, 32, 32, 3), (4, 32, 32), 2, 32, 2),
-            Material("raw", "raw", (4, 32, 32, 3), (4, 32, 32), 4, 32, 2),
-            Material("latents", "latents", (2, 8, 8, 16), (2, 8, 8), 8, 64, 2),
-        ]
-    return [
-        Material("mp4_720", "h264", (96, 720, 1280, 3), (16, 256, 448), 8, 128, 12),
-        Material("mp4_256", "h264", (16, 256, 256, 3), (16, 256, 256), 32, 512, 60),
-        Material("raw", "raw", (16, 256, 256, 3), (16, 256, 256), 32, 128, 150),
-        Material("latents", "latents", (4, 32, 32, 16), (4, 32, 32), 256, 2048, 500),
-    ]
+def config_of(material: Material, shards: Path) -> DataConfig:
+    """How our loader reads it."""
+    more = {} if material.whole else {"resize": "cover", "crop": "random", "random_start": True}
+    return DataConfig(str(shards), *material.taken, cache_megabytes=0, **more)
 
 
 def write(material: Material, folder: Path) -> None:
