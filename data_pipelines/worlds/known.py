@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from data_pipelines.worlds import bounce, bounce_oracle, digits, digits_oracle, sprites, sprites_oracle
+from data_pipelines.worlds import (
+    bounce,
+    bounce_oracle,
+    digits,
+    digits_oracle,
+    planes,
+    planes_oracle,
+    sprites,
+    sprites_oracle,
+)
 from data_pipelines.worlds.world import World
 
 WORLDS: dict[str, World] = {
@@ -30,6 +39,13 @@ WORLDS: dict[str, World] = {
             bounce.BounceConfig,
             bounce.clip,
             bounce_oracle.check,
+        ),
+        World(
+            "planes",
+            "a room of textured planes, boxes and boards under a moving camera: pose, depth, flow, tracks",
+            planes.PlanesConfig,
+            planes.clip,
+            planes_oracle.check,
         ),
     )
 }
