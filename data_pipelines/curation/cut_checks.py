@@ -106,7 +106,7 @@ class Checker:
         if a.is_flat or b.is_flat:
             alike = a.is_flat and b.is_flat and np.abs(a.mean - b.mean).max() < LEAST_VARIANCE
             return 1.0 if alike else 0.0
-        where = a.content & b.content
+        where = _in_both(a, b)
         moved = self._carried(a.gray, self._flow.calc(b.gray, a.gray, None))[0]
         return max(_correlation(a.gray, b.gray, where), _correlation(moved, b.gray, where))
 
@@ -122,7 +122,7 @@ class Checker:
             _, seen = self._carried(shown.gray, flow)
             if seen.mean() < SEEN and last is not first:
                 break
-            last, where = shown, seen & first.content
+            last, where = shown, seen & _in_both(first, shown)
             moved, variance = (self._carried(picture, flow)[0] for picture in (shown.gray, shown.variance))
         structured = where & (variance > LEAST_VARIANCE)
         if last is first or structured.mean() < FLAT_SHARE:
@@ -133,16 +133,16 @@ class Checker:
     def dip(self, a: Shown, m: Shown, b: Shown) -> float:
         """The variance of `m` as a share of the mean of those of `a` and `b`."""
         mean = (a.variance + b.variance) / 2
-        structured = (mean > 2 * LEAST_VARIANCE) & a.content & b.content
+        structured = (mean > 2 * LEAST_VARIANCE) & _in_both(a, b)
         if structured.mean() < FLAT_SHARE:
             return 1.0
         return float(np.median(m.variance[structured] / mean[structured]))
 
     def mixed(self, a: Shown, m: Shown, b: Shown) -> float:
-        """`dip`, or 1 where something else than a mix explains it: another gain, or one scene plainer than the other."""
+        """`dip`, or 1 where no mix explains it but another gain, or that one scene is plainer than the other."""
         dip = self.dip(a, m, b)
         lower = np.minimum(a.variance, b.variance)
-        structured = (lower > LEAST_VARIANCE) & a.content & b.content
+        structured = (lower > LEAST_VARIANCE) & _in_both(a, b)
         if structured.mean() < FLAT_SHARE:
             return 1.0
         share = float(np.median(m.variance[structured] / lower[structured]))
@@ -158,6 +158,12 @@ class Checker:
         y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
         moved = self._cv2.remap(a, x, y, self._cv2.INTER_LINEAR, borderMode=self._cv2.BORDER_REPLICATE)
         return moved, (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
+def _in_both(a: Shown, b: Shown) -> np.ndarray:
+    """Where neither picture has bars, bool [h, w]; everywhere if that leaves little, for then they are no bars."""
+    both = a.content & b.content
+    return both if both.mean() > SEEN else np.ones_like(both)
 
 
 def _moments(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

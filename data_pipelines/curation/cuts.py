@@ -20,6 +20,7 @@ from data_pipelines.curation.small_pictures import small_pictures
 
 VERSION = 1
 HARD, FADE = "hard", "fade"
+STANDS_OUT = 0.1
 AROUND, FAINT = 0.5, 0.3  # seconds, and the share of their variance
 RISE, EDGE = 0.75, 0.08  # of a fade's profile that is looked for, and the share of its width that lies beyond it
 
@@ -188,7 +189,9 @@ class _Judge:
         if before.is_flat or after.is_flat or self._is_faint(before, after):
             return  # through a plain colour: the passes for fades see what is on its other side
         same = self._checker.same(before, after)
-        if same >= self._settings.unlike or self._is_flash(before, after):
+        if same >= self._settings.unlike or not self._stands_out(before, after, same):
+            return
+        if self._is_flash(before, after):
             return
         width = after.before - before.time  # pictures between the two that were not compared
         time = math.floor(after.time * 1000 + 1e-6) / 1000
@@ -200,9 +203,14 @@ class _Judge:
         later = self._shown_at(after.time + AROUND, after.number, self.film[-1].number)
         return all(near.contrast < FAINT * far.contrast for near, far in ((before, earlier), (after, later)))
 
+    def _stands_out(self, before: Shown, after: Shown, same: float) -> bool:
+        """Whether each of the two pictures resembles its other neighbour more: noise has no neighbour it resembles."""
+        pairs = (self._at(before.number - 1), before), (after, self._at(after.number + 1))
+        return all(a is b or self._checker.same(a, b) > same + STANDS_OUT for a, b in pairs)
+
     def _is_flash(self, before: Shown, after: Shown) -> bool:
         """Whether the old shot is there again after some pictures, or the new one was there some pictures before."""
-        reach, alike = self._settings.flash, (1 + self._settings.unlike) / 2
+        reach, alike = self._settings.flash, self._settings.unlike + 0.15
         later = (s for s in self._between(after.number + 1, self.film[-1].number + 1) if s.time <= after.time + reach)
         earlier = (s for s in self._between(0, before.number) if s.time >= before.time - reach)
         return any(self._checker.same(before, s) >= alike for s in later) or any(
