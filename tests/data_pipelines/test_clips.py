@@ -136,3 +136,12 @@ def test_what_a_set_cannot_fill_is_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         check_bucket(Bucket(*sizes, 4), ClipSpec(8, 16, 16, "raw"), "x", "data")
     check_bucket(Bucket(8, 4, 4, 4), ClipSpec(8, 16, 16, "raw"), "x", "data")
+
+
+@pytest.mark.parametrize("factor", [2, 3, 16, 17])
+def test_means_are_rounded_and_never_overflow(factor):
+    rng = np.random.default_rng(factor)
+    video = rng.integers(0, 256, (2, 2 * factor, 3 * factor, 3), np.uint8)
+    exact = video.reshape(2, 2, factor, 3, factor, 3).sum((2, 4), dtype=np.int64) / factor**2
+    np.testing.assert_array_equal(shrink(video[:, :, ::-1], factor), np.floor(exact + 0.5)[:, :, ::-1])
+    np.testing.assert_array_equal(shrink(np.full_like(video, 255), factor), 255)
