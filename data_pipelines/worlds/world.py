@@ -54,7 +54,7 @@ FIELDS: dict[str, Field] = {
     "flow_visible": Field("T-1 H W", np.bool_, "whether that point is seen at t + 1 as well: inside, and not hidden"),
     "depth": Field("T H W", np.float32, "distance along the camera's axis, in the world's unit of length"),
     "masks": Field("T H W", np.uint8, "object at the pixel's centre: k is the k-th of attributes['objects'], 0 none"),
-    "tracks": Field("T N 2", np.float32, "(x, y) in pixels of N points of the scene, seen or not; NaN behind the camera"),
+    "tracks": Field("T N 2", np.float32, "(x, y) in pixels of N points, seen or not; NaN behind the camera"),
     "tracks_visible": Field("T N", np.bool_, "whether the point is seen: inside the frame, and not hidden"),
     "camera": Field("T 3 4", np.float32, "world to camera [R | t]; the camera looks along z, x right, y down"),
     "intrinsics": Field("T 3 3", np.float32, "pinhole matrix in pixels: (x, y, 1) ~ K (X, Y, Z) in the camera's frame"),
