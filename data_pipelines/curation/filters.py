@@ -8,7 +8,8 @@ of the clips that those before it left.
 
 Held-out clips never come from material that is trained on.  By `source`: whole sources are held out, drawn by a hash of
 seed and id.  By `tail`, for one or a few long videos: the last part of each, and training clips that reach into it are
-left out.  Sources of one group (stretches of a video, cameras of a scene) count as one source.
+left out.  Sources of one group (stretches of a video, cameras of a scene) count as one source.  Where near duplicates
+were looked for, training clips that repeat a held-out clip of another source are left out too.
 """
 
 import collections
@@ -27,6 +28,8 @@ HOLD_OUT = ("auto", "source", "tail")
 AUTO_SOURCES = 5  # from so many sources on, `auto` holds out whole sources
 CAPPED = "max_clips_per_source"
 BORDER = "reaches into what is held out"
+LEAK = "near duplicate of what is held out"
+LEADER = "duplicate_of"  # the score that names the first clip of those that are alike; "" for that one itself
 MISSING = "or missing"
 _RULE = re.compile(r"\s*([A-Za-z_][\w./-]*)\s*(>=|<=|==|!=|>|<)\s*(\S.*?)\s*")
 
@@ -245,7 +248,7 @@ def decide(rows: Iterable[ClipRow], selection: Selection, sources: int = 0) -> D
         hold_out = "source" if count >= AUTO_SOURCES else "tail"
     resolved = dataclasses.replace(selection, hold_out=hold_out)
     decided = [dataclasses.replace(row, split="", refused=why) for row, why in zip(rows, refused)]
-    decided = _hold_out(_cap(decided, selection.max_clips_per_source), resolved, count)
+    decided = _without_leaks(_hold_out(_cap(decided, selection.max_clips_per_source), resolved, count))
     if decided and not any(row.split == "train" for row in decided):
         used = len({row.group for row in decided if not row.refused})
         hint = "; use hold_out='tail' or val_fraction=0" if hold_out == "source" else ""
@@ -315,6 +318,19 @@ def _hold_out(rows: list[ClipRow], selection: Selection, count: int) -> list[Cli
             else:
                 rows[k] = dataclasses.replace(rows[k], refused=(BORDER,))
     return rows
+
+
+def _without_leaks(rows: list[ClipRow]) -> list[ClipRow]:
+    """Refuses training clips that are alike a held-out one of another group; neighbours in one video often are."""
+    held_out: dict[str, set[str]] = {}
+    for row in rows:
+        if row.split == "val":
+            held_out.setdefault(str(row.value(LEADER) or row.id), set()).add(row.group)
+    leaks = lambda row: held_out.get(str(row.value(LEADER) or row.id), set()) - {row.group}  # noqa: E731
+    return [
+        dataclasses.replace(row, split="", refused=(LEAK,)) if row.split == "train" and leaks(row) else row
+        for row in rows
+    ]
 
 
 def _bound(sign: str, number: float, outwards: float) -> str:

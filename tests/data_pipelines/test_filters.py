@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from data_pipelines.curation.filters import (
     BORDER,
     CAPPED,
+    LEAK,
     Filter,
     Selection,
     WordFilter,
@@ -166,6 +167,22 @@ def test_no_group_is_divided_and_filters_do_not_reshuffle(groups, seed, fraction
     assert len(held_out) == max(1, round(fraction * groups))
     filtered = decide(decision.rows[::-1], dataclasses.replace(chosen, filters=(parse_filter("motion>=1"),)))
     assert {r.group for r in filtered.kept if r.split == "val"} == set(held_out)
+
+
+def test_what_repeats_a_held_out_clip_is_not_trained_on():
+    rows = [row(f"{k}.mp4", start, duplicate_of="") for k in range(10) for start in (0, 2)]
+    held_out = {r.source for r in decide(rows, Selection(val_fraction=0.2)).kept if r.split == "val"}
+    first, second = sorted(held_out)
+    free = sorted({r.source for r in rows} - held_out)
+    alike = {(free[0], 0): f"{first}:0-2000", (free[1], 2): f"{free[2]}:0-2000", (second, 2): f"{free[3]}:2000-4000"}
+    alike |= {(first, 2): f"{first}:0-2000"}
+    rows = [dataclasses.replace(r, scores={"duplicate_of": alike.get((r.source, r.start), "")}) for r in rows]
+    decision = decide(rows, Selection(val_fraction=0.2))
+    refused = {(r.source, r.start): r.refused for r in decision.rows if r.refused}
+    assert refused == {(free[0], 0): (LEAK,), (free[3], 2): (LEAK,)}
+    assert {r.source for r in decision.kept if r.split == "val"} == held_out
+    tail = decide([row("a", k, duplicate_of="a:0-2000" if k else "") for k in range(0, 20, 2)], Selection())
+    assert sum(r.split == "train" for r in tail.rows) == 9
 
 
 def test_seeds_hold_other_sources_out():

@@ -21,6 +21,7 @@ from vdm_jax.media.page import Bar, Card, Charts, Clips, Page, Section, Table, c
 SHOWN = 24  # clips
 READ = 2048  # records whose labels and captions are counted
 CHIPS = 8  # values under a clip
+LONGEST = 60  # letters of a text among them; an embedding is nothing to look at
 EMBEDDED_BYTES = 1_500_000  # an mp4 up to this size is shown as it is stored
 LISTED = 500  # rows of a table; the manifest has them all
 
@@ -65,7 +66,7 @@ def values_of(labels: str) -> dict[str, Any]:
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 collect(inner, f"{name}.{key}" if name else key)
-        elif isinstance(value, (str, numbers.Number)):
+        elif isinstance(value, numbers.Number) or (isinstance(value, str) and len(value) <= LONGEST):
             flat.setdefault(name, value)
 
     collect(found.get("scores") or {key: value for key, value in found.items() if key != "captions"}, "")
@@ -93,7 +94,8 @@ def _card(split: str, index: int, source: ClipSource, manifest: Manifest) -> Car
     captions = json.loads(record.labels).get("captions") or []
     lines = [f"{100 * share:.3g} %  {text}" for text, share in captions if text != record.caption]
     lines.append(f"{split}[{index}]  {record.source} at {record.start:g} s, {record.fps:g} fps")
-    return Card(media, record.caption, lines, dict(list(values_of(record.labels).items())[:CHIPS]))
+    values = sorted(values_of(record.labels).items(), key=lambda item: item[1] == 0)  # zeros say least
+    return Card(media, record.caption, lines, dict(values[:CHIPS]))
 
 
 def _numbers(records: Iterable[ClipRecord | LatentRecord]) -> list[Section]:
@@ -110,14 +112,17 @@ def _numbers(records: Iterable[ClipRecord | LatentRecord]) -> list[Section]:
             elif np.isfinite(value):
                 columns.setdefault(name, []).append(float(value))
     blocks: list[Any] = []
-    if columns:
-        blocks.append(Charts([(name, histogram(values, width=4, height=1.9)) for name, values in columns.items()]))
+    differ = {name: values for name, values in columns.items() if len(set(values)) > 1}
+    if differ:
+        blocks.append(Charts([(name, histogram(values, width=4, height=1.9)) for name, values in differ.items()]))
+    same = ", ".join(f"{name} {values[0]:g}" for name, values in columns.items() if name not in differ)
     few = {name: counts for name, counts in words.items() if 1 < len(counts) <= 32}
     for name, counts in few.items():
         rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         most = rows[0][1]
         blocks.append(Table((name, "clips"), [(word, Bar(f"{n:,}", n / most)) for word, n in rows], name, folded=True))
-    return [Section("Labels", blocks, f"of {total:,} clips")] if blocks else []
+    text = [f"The same for all clips: {same}."] if same else []
+    return [Section("Labels", blocks, f"of {total:,} clips", text)] if blocks or text else []
 
 
 def _captions(records: list[ClipRecord | LatentRecord]) -> list[Section]:

@@ -117,7 +117,8 @@ def histogram(
                 axes.axvline(end, color=INK, linewidth=1.2, dashes=(3, 2))
         if counts.max() > 25 * np.median(counts[counts > 0]):
             axes.set_yscale("symlog", linthresh=1)  # a peak of clips at one value must not hide the others
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0,), numticks=4))
+            powers = range(math.ceil(math.log10(counts.max())))
+            axes.set_yticks([10**k for k in powers[:: max(1, len(powers) // 3)]])
         else:
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
