@@ -1,0 +1,68 @@
+"""The worlds as a TFDS builder, without TensorFlow."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data_pipelines.worlds import bounce
+from data_pipelines.worlds.bounce import BounceConfig
+from data_pipelines.worlds.builders import WorldBuilderConfig, Worlds
+from data_pipelines.worlds.known import WORLDS
+from data_pipelines.worlds.sprites import SpritesConfig
+
+CONFIG = BounceConfig(height=16, width=16, frames=3)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    config = WorldBuilderConfig(name="small", world=CONFIG, clips=5, val_clips=2)
+    builder = Worlds(config=config, data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
+    builder.download_and_prepare()
+    return builder
+
+
+def test_every_clip_is_there_with_everything_that_is_known(built):
+    source = built.as_data_source()
+    assert {split: len(part) for split, part in source.items()} == {"train": 5, "val": 2}
+    for seed, part in ((0, source["train"]), (1, source["val"])):
+        for element in part:
+            made = bounce.clip(CONFIG, int(element["index"]), seed)
+            np.testing.assert_array_equal(element["video"], made.video)
+            assert element["caption"].decode() == made.caption
+            assert json.loads(element["labels"])["meetings"] == made.attributes["meetings"]
+            for name, value in made.fields.items():
+                np.testing.assert_array_equal(element[name], value)
+
+
+def test_a_fresh_process_reads_it_without_this_code_and_without_tensorflow(built):
+    code = f"""
+import sys, tensorflow_datasets as tfds
+source = tfds.builder_from_directory({str(built.data_path)!r}).as_data_source("train")
+print(len(source), source[1]["flow"].shape, "tensorflow" in sys.modules, "data_pipelines" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "5 (2, 16, 16, 2) False False", done.stderr
+
+
+def test_every_world_has_a_config():
+    assert {config.name for config in Worlds.BUILDER_CONFIGS} == set(WORLDS)
+
+
+def test_held_out_captions(tmp_path):
+    config = WorldBuilderConfig(name="s", world=SpritesConfig(frames=2), clips=8, val_clips=8, held_out=0.25)
+    builder = Worlds(config=config, data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    train, val = ({e["caption"] for e in builder.as_data_source(split)} for split in ("train", "val"))
+    assert not train & val
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    with pytest.raises(ValueError, match="config: unknown 'planets'; did you mean 'planes'"):
+        Worlds(config="planets", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="clips: 0"):
+        WorldBuilderConfig(name="x", world=CONFIG, clips=0)
+    with pytest.raises(ValueError, match="held_out: 0.5; this world cannot hold captions back"):
+        WorldBuilderConfig(name="x", world=CONFIG, held_out=0.5)
