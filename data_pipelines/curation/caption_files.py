@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.curation.captions import Caption, checked
+from data_pipelines.curation.inputs.folder import list_files
 from data_pipelines.curation.inputs.rows import TABLE_SUFFIXES, Row, is_text, read_rows
 from data_pipelines.curation.inputs.webdataset import weighed
 from data_pipelines.curation.source import Source, open_url
@@ -163,17 +164,31 @@ def read_sidecar(url: str) -> tuple[Caption, ...]:
         raise VideoError("bad_caption", f"{stem}.json: {error}") from None
 
 
-def stray_sidecars(files: Iterable[str], sources: Iterable[Source]) -> list[str]:
-    """Files that look like captions of videos that are not there, in order: `NAME.txt` without any `NAME.*`.
+def stray_sidecars(inputs: Iterable[str], sources: Iterable[Source], word: str) -> list[str]:
+    """Captions beside no video: files `NAME.txt` without any `NAME.*` that was found to curate, in order.
 
     Args:
-      files: everything in the folder.
-      sources: what was found to curate.
+      inputs: of the run; local folders are looked through.
+      sources: what was found in them.
+      word: as in `source_captions`; `none` looks for nothing.
+
+    Raises:
+      ValueError: there are any, and captions are `required`.
     """
-    stems = {os.path.splitext(source.url)[0] for source in sources}
-    texts = [file for file in files if os.path.splitext(file)[1].lower() == ".txt"]
-    named = {file: os.path.splitext(file)[0] for file in texts}
-    return sorted(f for f, stem in named.items() if stem not in stems and os.path.basename(stem).lower() not in NOTES)
+    if word == "none":
+        return []
+    urls = [source.url for source in sources if source.is_file]
+    stems = {os.path.splitext(url)[0] for url in urls}
+    folders = [f"{given.rstrip('/')}/" for given in inputs if os.path.isdir(given)]
+    folders = [folder for folder in folders if any(url.startswith(folder) for url in urls)]  # others hold tars, tables
+    files = [file for folder in folders for file in list_files(folder[:-1])]
+    named = {file: os.path.splitext(file) for file in files}
+    texts = [file for file, (stem, suffix) in named.items() if suffix.lower() == ".txt" and stem not in stems]
+    found = sorted(file for file in texts if os.path.basename(named[file][0]).lower() not in NOTES)
+    if found and word == "required":
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ValueError(f"captions: no video for {', '.join(found[:3])}{more}")
+    return found
 
 
 def _own(source: Source) -> tuple[Caption, ...]:
