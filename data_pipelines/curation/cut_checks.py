@@ -29,6 +29,7 @@ BOX = 12  # pixels of the boxes in which structure is compared, at 64 pixels of 
 BLACK = 24  # of bars, at most, of 255
 LEAST_VARIANCE = 6.0  # of a box with structure
 NOISE = 4.0  # variance that says nothing: `c` above
+DIMMED, SMOOTH = 0.6, 1.5  # pictures whose brightness differs so much are graded and smoothed (pixels) first
 SEEN = 0.4  # share of a picture that is left to compare, at least
 GONE = 0.1  # share of the variance below which a picture is gone, faded to a plain colour
 PLAINER = 1.25  # times the variance of the plainer of two scenes: less than that a mix has
@@ -106,9 +107,17 @@ class Checker:
         if a.is_flat or b.is_flat:
             alike = a.is_flat and b.is_flat and np.abs(a.mean - b.mean).max() < LEAST_VARIANCE
             return 1.0 if alike else 0.0
-        where = _in_both(a, b)
-        moved = self._carried(a.gray, self._flow.calc(b.gray, a.gray, None))[0]
-        return max(_correlation(a.gray, b.gray, where), _correlation(moved, b.gray, where))
+        where, first, second = _in_both(a, b), a.gray, b.gray
+        if min(a.brightness, b.brightness) < DIMMED * max(a.brightness, b.brightness):
+            first, second = (self._graded(gray, where) for gray in (first, second))
+        moved = self._carried(first, self._flow.calc(second, first, None))[0]
+        return max(_correlation(first, second, where), _correlation(moved, second, where))
+
+    def _graded(self, gray: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """Smoothed, and brought to one brightness and contrast, which optical flow takes for granted."""
+        smooth = self._cv2.GaussianBlur(gray.astype(np.float32), (0, 0), SMOOTH)
+        mean, deviation = float(smooth[where].mean()), float(smooth[where].std())
+        return np.clip(128 + (smooth - mean) * (48 / max(deviation, 1.0)), 0, 255).astype(np.uint8)
 
     def followed(self, pictures: Sequence[Shown]) -> tuple[float, float]:
         """Follows what the first of some pictures shows to the last of them, as long as enough of it is in the frame.
