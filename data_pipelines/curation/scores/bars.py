@@ -1,7 +1,8 @@
 """Black bars: the box of the picture inside them, to the pixel of the source.
 
 A line of the frame belongs to a bar if it is black, and evenly so, in nearly every picture that was looked at.  Bars
-start at the border and end where lines become lighter at once; a night sky does so gradually, and is no bar.  Bars of a
+start at the border and end where lines become lighter at once and all along; a night sky does so gradually, and what
+stands in the dark at one place.  Bars of a
 dark grey (a picture whose contrast was lowered) must be perfectly even, and on both sides.
 """
 
@@ -15,6 +16,9 @@ BLACK = 10.0, 8.0  # luma of a bar at most, and its standard deviation along the
 GREY = 56.0, 4.0  # the same where both sides have a bar
 ALIKE = 0.2  # by which two grey bars differ in width at most
 STEP = 3.0  # by which the picture beside a bar is lighter at least
+EVEN = 3.0  # by which the lines of a bar differ at most; those beside the picture are smeared by compression
+AT_ONCE = 0.4  # share of the lines further in that the line beside a bar reaches
+ALONG = 0.9  # mean over standard deviation along it: a bar ends all along, a round thing in the dark at one place
 LEAST = 0.01  # a thinner bar, as a share of the extent, is a line of the picture
 
 
@@ -79,8 +83,15 @@ def _bar(lines: np.ndarray, black: np.ndarray) -> int:
     size = int(np.argmin(black))
     if size < max(1, LEAST * len(lines)):
         return 0
-    beside = lines[size : size + max(2, len(lines) // 50), 0].max()
-    return size if beside >= lines[:size, 0].mean() + STEP else 0
+    level = lines[:size, 0].mean()
+    if np.ptp(lines[: max(1, size - 2 - len(lines) // 100), 0]) > EVEN:
+        return 0
+    beside = lines[size + 1 + len(lines) // 300 :][: max(2, len(lines) // 50)]
+    if not len(beside):
+        return 0
+    mean, spread = beside[0]  # of the first line that no scaling has mixed with the bar
+    along = mean - level >= ALONG * spread
+    return size if along and mean - level >= max(STEP, AT_ONCE * (beside[:, 0].max() - level)) else 0
 
 
 def _scaled(box: tuple[int, int], source: int, small: int) -> tuple[int, int]:

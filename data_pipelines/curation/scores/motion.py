@@ -83,7 +83,7 @@ class Movement:
 
 
 @functools.lru_cache(maxsize=1)
-def movements(sample: Sample, side: int = SIDE) -> tuple[Movement, ...]:
+def movements(sample: Sample, side: int) -> tuple[Movement, ...]:
     """What happens between neighbouring pictures of a sample, inside its bars; the latest answer is remembered."""
     pictures = reduced(inside(sample, sample.grey), side)
     found = []
@@ -153,7 +153,7 @@ def shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Displacements float32 [h, w, 2] in pixels, from uint8 [h, w] to uint8 [h, w]."""
     levels = max(1, int(np.log2(min(before.shape) / 12)))
-    return import_opencv().calcOpticalFlowFarneback(before, after, None, 0.5, levels, 15, 3, 5, 1.1, 0)
+    return import_opencv().calcOpticalFlowFarneback(before, after, None, 0.5, levels, 15, 2, 5, 1.1, 0)
 
 
 def structure(grey: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.curation.scores.bars import inside
-from data_pipelines.curation.scores.motion import Movement, movements, reduced
+from data_pipelines.curation.scores.motion import SIDE, Movement, movements, reduced
 from data_pipelines.curation.scores.opencv import import_opencv
 from data_pipelines.curation.scores.protocol import Column, Sample, rounded
 
@@ -50,7 +50,7 @@ class Overlay:
         """See `Scorer`."""
         if not sample.pairs():
             return {}
-        moves = [move for move in movements(sample) if move.speed > HELD]
+        moves = [move for move in movements(sample, SIDE) if move.speed > HELD]
         if len(moves) < 2:
             return {"overlay": 0.0}
         seen = sorted({k for move in moves for k in (move.first, move.first + 1)})

@@ -33,30 +33,31 @@ class Reducer:
         how = {"width": width, "height": height, "format": "rgb24", "interpolation": "AREA", "threads": 1}
         return _upright(frame, self._reformatter.reformat(frame, **how).to_ndarray())
 
-    def luma(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 [H, W], 0 to 255 whatever the range; a view of the decoder's memory where it is that already."""
+    def luma(self, frame: av.VideoFrame, down: int = 1, across: int = 1) -> np.ndarray:
+        """uint8 [H / down, W / across], 0 to 255 whatever the range of the file; rows and columns are left out."""
         first = frame.format.components[0]
         if not (first.is_luma and first.bits == 8 and frame.format.is_planar):
             frame = self._reformatter.reformat(frame, format="yuvj420p", threads=1)
         plane = frame.planes[0]
         luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+        if round(frame.rotation / 90) % 2:
+            down, across = across, down
+        luma = np.ascontiguousarray(luma[::down, ::across])
         full = frame.format.name.startswith(("yuvj", "gray")) or frame.color_range == 2
-        return _upright(frame, luma if full else self._cv2.LUT(np.ascontiguousarray(luma), _FULL_RANGE))
+        return _upright(frame, luma if full else self._cv2.LUT(luma, _FULL_RANGE))
 
     def thumb(self, frame: av.VideoFrame) -> np.ndarray:
         """Luma uint8 [a, b], `THUMB` pixels along the longer side; rows and columns are skipped first, for speed."""
-        luma = self.luma(frame)
-        step = max(1, max(luma.shape) // (4 * THUMB))
-        scale = min(1, THUMB / max(luma.shape))
-        size = max(1, round(luma.shape[1] * scale)), max(1, round(luma.shape[0] * scale))
-        thinned = np.ascontiguousarray(luma[::step, ::step])
-        return self._cv2.resize(thinned, size, interpolation=self._cv2.INTER_AREA)
+        longer = max(frame.height, frame.width)
+        luma = self.luma(frame, *(max(1, longer // (4 * THUMB)),) * 2)
+        scale = min(1, THUMB / longer)
+        height, width = (max(1, round(side * scale)) for side in self.size(frame))
+        return self._cv2.resize(luma, (width, height), interpolation=self._cv2.INTER_AREA)
 
     def lines(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of luma along every row [H, 2] and column [W, 2], from every fourth pixel."""
-        luma = self.luma(frame)
-        rows = luma[:, ::4].astype(np.float32)
-        columns = luma[::4].astype(np.float32)
+        rows = self.luma(frame, across=4).astype(np.float32)
+        columns = self.luma(frame, down=4).astype(np.float32)
         return (
             np.stack([rows.mean(1), rows.std(1)], axis=1),
             np.stack([columns.mean(0), columns.std(0)], axis=1),

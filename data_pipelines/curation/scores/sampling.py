@@ -44,7 +44,7 @@ class SampleSettings:
 
     side: int = 256
     fps: float = 2.0
-    head: float = 2.0
+    head: float = 1.5
     least: int = 6
     most: int = 48
 

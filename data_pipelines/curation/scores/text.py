@@ -35,7 +35,7 @@ class TextArea:
       sides: pixels of the shorter side at which strokes are looked for.
     """
 
-    sides: tuple[int, ...] = (256, 128, 64)
+    sides: tuple[int, ...] = (192, 96)
     name: str = "text"
     version: int = 1
     columns: tuple[Column, ...] = (
