@@ -25,6 +25,9 @@ from data_pipelines.curation.graph import Encode, Examine, Progress, Where, impo
 from data_pipelines.curation.inputs.found import InputSettings
 from data_pipelines.curation.inputs.opening import open_inputs
 from data_pipelines.curation.records import Records
+from data_pipelines.curation.scores.duplicates import COLUMNS as DUPLICATES
+from data_pipelines.curation.scores.duplicates import score_corpus
+from data_pipelines.curation.scores.fingerprint import Fingerprint
 from data_pipelines.curation.scores.opencv import import_opencv
 from data_pipelines.curation.settings import Recipe
 from data_pipelines.curation.source import Source
@@ -160,7 +163,7 @@ class _Run:
                 rows += list(_rows(source, known, said[source.id], table))
             except VideoError as error:
                 self.dropped.append(Dropped(source.id, error.reason, str(error)))
-        return rows
+        return _compared(rows, self._recipe)
 
     def settle(
         self, rows: list[ClipRow], sources: Mapping[str, Source], count: int, dry_run: bool
@@ -199,6 +202,8 @@ def _check_filters(recipe: Recipe, sources: Sequence[Source]) -> None:
     rules: tuple[Rule, ...] = recipe.settings.selection.filters
     extra = {f"{EXTRA}{name}" for source in sources for name in source.extra} if rules else set()
     scores = {column.name for scorer in recipe.scorers for column in scorer.columns}
+    if _finds_duplicates(recipe):
+        scores |= {column.name for column in DUPLICATES}
     check_columns(rules, {*scores, *extra, *FACTS, "source_fps", "source_seconds", "sound"})
 
 
@@ -228,6 +233,18 @@ def _rows(source: Source, known: Examined, said: tuple[Caption, ...], table: Cap
         own = (table.of(row.id) if table else ()) or said
         parts = [(part, 1.0) for part in (own, captions) if part]
         yield dataclasses.replace(row, captions=blend(parts) if len(parts) > 1 else tuple(own or captions))
+
+
+def _compared(rows: list[ClipRow], recipe: Recipe) -> list[ClipRow]:
+    """The rows with what only a look at all of them tells: which clips are near duplicates of others."""
+    if not _finds_duplicates(recipe):
+        return rows
+    found = score_corpus(rows)
+    return [dataclasses.replace(row, scores={**row.scores, **found.get(row.id, {})}) for row in rows]
+
+
+def _finds_duplicates(recipe: Recipe) -> bool:
+    return any(isinstance(scorer, Fingerprint) for scorer in recipe.scorers)
 
 
 def _notes(

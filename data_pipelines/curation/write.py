@@ -18,6 +18,8 @@ from data_pipelines.shards.writer import open_writer
 from vdm_jax import config as configs
 from vdm_jax.errors import RunError
 
+_LONG = 128  # characters
+
 
 def jobs_of(decision: Decision, sources: Mapping[str, Source], crop_bars: bool = False) -> list[Job]:
     """The clips that are used, source by source, in order."""
@@ -88,7 +90,8 @@ def _clips(decision: Decision, jobs: Sequence[Job], encoder: Encoder) -> Iterato
 
 
 def _record(row: ClipRow, data: bytes, asked: CurateSettings, rate: float) -> ClipRecord:
-    labels = {"clip": row.id, "end": row.end, "scores": dict(row.scores), **caption_labels(row.captions)}
+    scores = {name: value for name, value in row.scores.items() if not _is_long(value)}
+    labels = {"clip": row.id, "end": row.end, "scores": scores, **caption_labels(row.captions)}
     return ClipRecord(
         video=data,
         codec=asked.codec,
@@ -103,6 +106,11 @@ def _record(row: ClipRow, data: bytes, asked: CurateSettings, rate: float) -> Cl
         index=0,
         labels=json.dumps(labels, sort_keys=True, ensure_ascii=False, allow_nan=False),
     )
+
+
+def _is_long(value: Any) -> bool:
+    """Embeddings as text: the table of clips has them, and no reader of clips wants them."""
+    return isinstance(value, str) and len(value) > _LONG
 
 
 def _rate(asked: CurateSettings, decision: Decision, job: Job) -> float:

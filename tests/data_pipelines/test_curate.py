@@ -3,12 +3,16 @@
 import dataclasses
 import errno
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from data_pipelines.curation import curate as curation
 from data_pipelines.curation import encode, examine
+from data_pipelines.curation.scores.protocol import Column
 from data_pipelines.curation.settings import CurateSettings, Recipe
 from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards import reader, writer
@@ -20,6 +24,18 @@ from vdm_jax.media.video import VideoError
 pytest.importorskip("apache_beam", reason="curation is a Beam graph")
 
 SETTINGS = CurateSettings(height=16, width=16, frames=4, fps=FPS, codec="raw", val_fraction=0, cuts=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class NotANumber:
+    """A scorer that fails on every clip."""
+
+    name: str = "broken"
+    version: int = 1
+    columns: tuple[Column, ...] = (Column("depth", "of the water"),)
+
+    def score(self, sample):
+        return {"depth": float("nan")}
 
 
 def curate(videos, out, settings, progress=None, **options):
@@ -322,3 +338,96 @@ def test_file_that_goes_away_is_listed(videos, tmp_path, monkeypatch):
     manifest = made(videos, tmp_path / "out", SETTINGS)
     assert [(d.file, d.reason) for d in manifest.dropped] == [("a.mp4", "unreadable")]
     assert {c["source"] for c in clips(tmp_path / "out")} == {"b.mp4"}
+
+
+def published(out):
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+KILLED = """
+import os, sys
+from data_pipelines.curation import curate as curation, records
+from data_pipelines.curation.scores.protocol import Column
+from data_pipelines.curation.settings import CurateSettings, Recipe
+videos, out, writes = sys.argv[1], sys.argv[2], int(sys.argv[3])
+whole, done = records.Records.put, []
+def put(self, *rest):
+    done.append(rest)
+    if len(done) > writes:
+        os._exit(9)  # nothing is closed, nothing is cleaned up
+    whole(self, *rest)
+records.Records.put = put
+settings = CurateSettings(height=16, width=16, frames=4, fps=10.0, val_fraction=0.25, cuts=False)
+curation.curate([videos], out, Recipe(settings))
+"""
+
+
+def test_killed_and_started_again_it_publishes_the_same_bytes(videos, tmp_path):
+    for k in range(3):
+        put(videos, f"{k}.mp4", footage(8 + 4 * k), b"a wall")
+    put(videos, "bad.mp4", b"no video")
+    settings = dataclasses.replace(SETTINGS, codec="h264", val_fraction=0.25)
+    curate(videos, tmp_path / "whole", settings)
+    for writes in (3, 6):  # in the middle of examining, and of encoding
+        process = subprocess.run(
+            [sys.executable, "-c", KILLED, str(videos), str(tmp_path / "out"), str(writes)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=300,
+        )
+        assert process.returncode == 9
+        assert not (tmp_path / "out").exists()
+    curate(videos, tmp_path / "out", settings)
+    assert published(tmp_path / "out") == published(tmp_path / "whole")
+    reader.verify(tmp_path / "out")
+
+
+def test_what_is_known_is_not_worked_out_again(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage(12))
+    put(videos, "b.mp4", footage(16, first=3))
+    first = curate(videos, tmp_path / "out", SETTINGS)
+    assert set(first.spent.by_stage) == {"digest", "probe", "encode"}
+    again = curate(videos, tmp_path / "out", SETTINGS, overwrite=True)
+    assert again.spent.by_stage == {}
+    assert again.manifest == first.manifest
+    smaller = dataclasses.replace(SETTINGS, height=8, filters=("source_seconds>=1.5",))
+    other = curate(videos, tmp_path / "out", smaller, overwrite=True)
+    assert set(other.spent.by_stage) == {"encode"}
+    assert {c["source"] for c in clips(tmp_path / "out")} == {"b.mp4"}
+    put(videos, "b.mp4", footage(20))
+    assert "probe" in curate(videos, tmp_path / "out", SETTINGS, overwrite=True).spent.by_stage
+
+
+def test_an_error_of_a_library_costs_one_source(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+    put(videos, "b.mp4", footage())
+    whole = examine.probe
+
+    def odd(path):
+        if path.name == "a.mp4":
+            raise ZeroDivisionError("division by zero")
+        return whole(path)
+
+    monkeypatch.setattr(examine, "probe", odd)
+    manifest = made(videos, tmp_path / "out", SETTINGS)
+    (letter,) = manifest.dropped
+    assert (letter.file, letter.reason) == ("a.mp4", "failed")
+    assert letter.detail == "a.mp4: ZeroDivisionError: division by zero"
+
+
+def test_a_score_that_is_no_number_is_named(videos, tmp_path):
+    put(videos, "a.mp4", footage())
+    with pytest.raises(RunError, match=r"none of 1 sources is usable \(a.mp4: bad_score\)"):
+        curation.curate([videos], tmp_path / "out", Recipe(SETTINGS, (NotANumber(),)))
+
+
+def test_ctrl_c_ends_it_and_what_is_done_stays(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encode, "iter_pictures", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        curate(videos, tmp_path / "out", SETTINGS)
+    monkeypatch.undo()
+    assert set(curate(videos, tmp_path / "out", SETTINGS).spent.by_stage) == {"encode"}
