@@ -17,6 +17,7 @@ from data_pipelines.loading import captions
 from data_pipelines.loading.fields.field import Cut, Field
 from data_pipelines.loading.fit import check_bucket, cover, numbers, ratio, span
 from data_pipelines.loading.order import Picks
+from data_pipelines.loading.shrinking import shrink
 from data_pipelines.shards.latents import VECTOR, LatentSpec
 from data_pipelines.shards.reader import Choose, ClipSource
 from data_pipelines.shards.schema import frames_at
@@ -185,6 +186,7 @@ class BatchAssembler:
             scale=(resized[0] / stored[0], resized[1] / stored[1]),
             corner=corner,
             flip=flip,
+            covers=self._sizes[part] is not None,
         )
         return {field.name: field.compute(cut) for field in self._fields}
 
@@ -227,25 +229,3 @@ def _same_shape(values: Sequence[np.ndarray], field: Field) -> np.ndarray:
         some = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
         raise RunError(f"field {field.name!r}: clips of one batch have {some}; they cannot be stacked")
     return np.stack(values)
-
-
-def shrink(video: np.ndarray, factor: int) -> np.ndarray:
-    """`uint8 [T, H, W, 3] -> [T, H / factor, W / factor, 3]`: means of `factor x factor` pixels, rounded."""
-    if factor == 1:
-        return video
-    t, h, w, c = video.shape
-    small = np.empty((t, h // factor, w // factor, c), np.uint8)
-    dtype = np.uint16 if factor <= 16 else np.uint32  # holds the sum of a block
-    for frame, into in zip(video, small):  # rows, then columns of the few that remain: ten times as fast as sum((1, 3))
-        rows = frame.reshape(h // factor, factor, w, c)
-        sums = _summed([rows[:, k] for k in range(factor)], dtype).reshape(h // factor, w // factor, factor, c)
-        sums = _summed([sums[:, :, k] for k in range(factor)], dtype)
-        into[...] = (sums + dtype(factor * factor // 2)) // dtype(factor * factor)
-    return small
-
-
-def _summed(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-    total = parts[0].astype(dtype)
-    for part in parts[1:]:
-        total += part
-    return total

@@ -20,6 +20,7 @@ class Cut:
       scale: pixels of the batch for one stored pixel, down and right.
       corner: the first row and column of the resized clip that is in the batch.
       flip: whether left and right were exchanged, after all that.
+      covers: how it was resized: as `media.window.resize` does it, or to the means of whole blocks.
     """
 
     video: np.ndarray
@@ -30,6 +31,7 @@ class Cut:
     scale: tuple[float, float]
     corner: tuple[int, int]
     flip: bool
+    covers: bool = False
 
 
 class Field(Protocol):

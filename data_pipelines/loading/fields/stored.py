@@ -1,8 +1,9 @@
 """Arrays that a set stores for its clips (`data_pipelines.worlds.world.FIELDS`), cut as the clip is cut.
 
-Frames that are not taken are left out.  What has a value for each pixel gives the one at the centre of each new pixel,
-for neither masks nor depth have means across an edge.  Positions and distances in pixels are scaled and moved along,
-and the mirror image of a clip is that of the mirrored scene M = diag(-1, 1, 1) before the same kind of camera:
+Frames that are not taken are left out.  Pictures are resized as the clip is.  What else has a value for each pixel
+gives the one at the centre of each new pixel, for neither masks nor depth have means across an edge.  Positions and
+distances in pixels are scaled and moved along, and the mirror image of a clip is that of the mirrored scene
+M = diag(-1, 1, 1) before the same kind of camera:
 
     x -> W - x,   dx -> -dx,   [R | t] -> M [R M | t],   c_x -> W - c_x,   skew -> -skew
 
@@ -14,7 +15,9 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.loading.fields.field import Cut
+from data_pipelines.loading.shrinking import shrink
 from vdm_jax.errors import RunError
+from vdm_jax.media.window import resize
 
 # Name -> dims, as a world declares them: T frames, T-1 pairs of frames, H and W pixels, N whatever a world counts.
 DIMS: dict[str, str] = {
@@ -22,6 +25,10 @@ DIMS: dict[str, str] = {
     "flow_visible": "T-1 H W",
     "depth": "T H W",
     "masks": "T H W",
+    "before": "T H W 3",
+    "changed": "T H W",
+    "clean": "T H W 3",
+    "event_counts": "T-1 H W 2",
     "tracks": "T N 2",
     "tracks_visible": "T N",
     "camera": "T 3 4",
@@ -56,7 +63,9 @@ class Stored:
         if len(value) != cut.frames - pairs:
             raise RunError(f"field {self.name!r}: has {len(value)} entries for a clip of {cut.frames} frames")
         value = value[cut.numbers[:-1] if pairs else cut.numbers]
-        if "H" in dims:
+        if dims[-1] == "3" and "H" in dims:
+            value = _pictures(value, cut)
+        elif "H" in dims:
             value = self._pixels(value, cut)
         return np.ascontiguousarray(_VALUES.get(self.name, _same)(value, cut))
 
@@ -71,7 +80,24 @@ class Stored:
         return value[:, rows][:, :, columns[::-1] if cut.flip else columns]
 
 
+def _pictures(value: np.ndarray, cut: Cut) -> np.ndarray:
+    """Pictures `[T, H, W, 3]` resized, cropped and mirrored as the clip."""
+    height, width = cut.video.shape[1:3]
+    if cut.covers:
+        value = resize(value, *(round(size * scale) for size, scale in zip(value.shape[1:3], cut.scale)))
+    else:
+        value = shrink(value, value.shape[1] // height)
+    top, left = cut.corner
+    return value[:, top : top + height, left : left + width][:, :, :: -1 if cut.flip else 1]
+
+
 def _same(value: np.ndarray, cut: Cut) -> np.ndarray:
+    return value
+
+
+def _counts(value: np.ndarray, cut: Cut) -> np.ndarray:
+    if cut.scale != (1.0, 1.0):
+        raise RunError("field 'event_counts': are those of the stored pixels; take the clips in the size they have")
     return value
 
 
@@ -99,4 +125,4 @@ def _intrinsics(value: np.ndarray, cut: Cut) -> np.ndarray:
     return np.float32([[-1, 0, cut.video.shape[2]], [0, 1, 0], [0, 0, 1]]) @ moved @ _MIRROR
 
 
-_VALUES = {"flow": _flow, "tracks": _tracks, "camera": _camera, "intrinsics": _intrinsics}
+_VALUES = {"event_counts": _counts, "flow": _flow, "tracks": _tracks, "camera": _camera, "intrinsics": _intrinsics}
