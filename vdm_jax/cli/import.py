@@ -17,6 +17,7 @@ EXAMPLE = """
 vdm import Wan2.1-T2V-1.3B-Diffusers --out runs/wan
 vdm import Wan2.1-T2V-1.3B-Diffusers/transformer --out runs/wan --dtype float32
 vdm import v3_sd15_mm.ckpt --out runs/motion
+vdm import svd_xt.safetensors --out runs/svd
 vdm import stable-diffusion-v1-5 --with motion_adapter=animatediff-v1-5-3 --pipeline AnimateDiffPipeline --out runs/ad
 vdm import pytorch_lora_weights.safetensors --base runs/wan --scale 0.8 --out runs/wan_lora
 """
