@@ -4,7 +4,10 @@
              relative to the longest of the clip; white stands still
     depth    near is bright; the scale is that of inverse depth, from the nearest to the farthest point of the clip
     masks    one colour an object, the background dark
+    before   as it is
     tracks   dots over the clip, hollow where the point is hidden
+    clean    as it is
+    events   blue where it became darker, red where brighter, white where nothing happened
 
 Shape legend: T frames, H height, W width.
 """
@@ -91,13 +94,31 @@ def _tracks(example: Example) -> np.ndarray:
     return canvas
 
 
+def _clean(example: Example) -> np.ndarray:
+    return example.fields["clean"]
+
+
+def _events(example: Example) -> np.ndarray:
+    counts = example.fields["event_counts"].astype(np.float32)
+    strength = np.minimum(counts / max(float(np.quantile(counts, 0.995)), 1.0), 1)[..., None]
+    drawn = 1 - strength[..., 0, :] * (0.9, 0.75, 0.1) - strength[..., 1, :] * (0.1, 0.8, 0.9)
+    return np.concatenate([_bytes(np.clip(drawn, 0, 1)), np.full_like(example.video[:1], 255)])
+
+
 def _bytes(unit: np.ndarray) -> np.ndarray:
     return (unit * 255 + 0.5).astype(np.uint8)
 
 
+def _before(example: Example) -> np.ndarray:
+    return example.fields["before"]
+
+
 DRAWN: Mapping[str, Callable[[Example], np.ndarray]] = {
+    "before": _before,
     "flow": _flow,
     "depth": _depth,
     "masks": _masks,
     "tracks": _tracks,
+    "clean": _clean,
+    "event_counts": _events,
 }

@@ -54,10 +54,15 @@ FIELDS: dict[str, Field] = {
     "flow_visible": Field("T-1 H W", np.bool_, "whether that point is seen at t + 1 as well: inside, and not hidden"),
     "depth": Field("T H W", np.float32, "distance along the camera's axis, in the world's unit of length"),
     "masks": Field("T H W", np.uint8, "object at the pixel's centre: k is the k-th of attributes['objects'], 0 none"),
+    "before": Field("T H W 3", np.uint8, "the clip before it was edited"),
+    "changed": Field("T H W", np.bool_, "whether the pixel differs from that of `before`"),
     "tracks": Field("T N 2", np.float32, "(x, y) in pixels of N points, seen or not; NaN behind the camera"),
     "tracks_visible": Field("T N", np.bool_, "whether the point is seen: inside the frame, and not hidden"),
     "camera": Field("T 3 4", np.float32, "world to camera [R | t]; the camera looks along z, x right, y down"),
     "intrinsics": Field("T 3 3", np.float32, "pinhole matrix in pixels: (x, y, 1) ~ K (X, Y, Z) in the camera's frame"),
+    "clean": Field("T H W 3", np.uint8, "the clip before it was degraded"),
+    "events": Field("N 4", np.float32, "(t, x, y, p) in order: time in frames, the pixel's column and row, sign +-1"),
+    "event_counts": Field("T-1 H W 2", np.uint8, "events (darker, brighter) of the pixel from frame t to t + 1"),
 }
 
 
