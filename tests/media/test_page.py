@@ -68,12 +68,13 @@ def test_a_page_is_written_whole(tmp_path):
 
 
 def test_pairs_are_every_two_of_each_prompt_and_blind():
-    pairs = drawn_pairs(["a", "b", "c"], 20, seed=3)
+    couples = [("a", "b"), ("a", "c"), ("b", "c")]
+    pairs = drawn_pairs(couples, 20, seed=3)
     assert {(p.number, frozenset((p.left, p.right))) for p in pairs} == {
         (k, frozenset(both)) for k in range(20) for both in ("ab", "ac", "bc")
     }
     assert len(pairs) == 60
-    assert pairs == drawn_pairs(["a", "b", "c"], 20, seed=3) != drawn_pairs(["a", "b", "c"], 20, seed=4)
+    assert pairs == drawn_pairs(couples, 20, seed=3) != drawn_pairs(couples, 20, seed=4)
     lefts = sum(p.left < p.right for p in pairs)
     assert 15 < lefts < 45
     assert [p.number for p in pairs] != sorted(p.number for p in pairs)
@@ -91,5 +92,8 @@ def test_the_page_of_pairs_holds_the_clips(tmp_path):
         for place, name in ((left, pair.left), (right, pair.right)):
             played = decode(base64.b64decode(shown["clips"][place][number].partition(",")[2]))
             assert abs(int(played.mean()) - int(clips[name][number].mean())) < 4
+    clips["other"] = [clip(50), clip(60)]
+    assert len(write_pairs_page(tmp_path / "q.html", clips, ["", ""], 8.0)) == 6
+    assert len(write_pairs_page(tmp_path / "q.html", clips, ["", ""], 8.0, [("other", "everything")])) == 2
     with pytest.raises(ValueError, match="^clips: of 1 names"):
         write_pairs_page(tmp_path / "q.html", {"a": [clip(1)]}, [""], 8.0)

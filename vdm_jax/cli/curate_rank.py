@@ -11,6 +11,7 @@ what is held out shall be what one wants to make.
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,7 +131,7 @@ def _experiment(args: argparse.Namespace) -> dict[str, list[Match]]:
         )
         runs[variant.name] = _train(args, plan, variant)
     losses = {name: _losses(path, judged) for name, path in runs.items()}
-    _page(args, runs, judged)
+    _page(args, plan, runs, judged)
     lower = lambda _, first, second: 1.0 if first < second else 0.0 if second < first else 0.5  # noqa: E731
     return {
         score: play({variant.name: losses[variant.name] for variant in found}, lower)
@@ -222,8 +223,8 @@ def _losses(run: Path, shards: Path) -> list[float]:
     return [float(evaluate(trained.params, place_batch(batch, whole.mesh))["loss"]) for batch in batches]
 
 
-def _page(args: argparse.Namespace, runs: Mapping[str, Path], held_out: Path) -> None:
-    """Samples of all models for the same prompts, on a page for people."""
+def _page(args: argparse.Namespace, plan: _Plan, runs: Mapping[str, Path], held_out: Path) -> None:
+    """Samples of all models for the same prompts, on a page for people; thresholds of one score are compared."""
     from vdm_jax.cli.sample import open_run
     from vdm_jax.media.pairs import write_pairs_page
 
@@ -237,7 +238,9 @@ def _page(args: argparse.Namespace, runs: Mapping[str, Path], held_out: Path) ->
         prompts = prompts if trained.tokenizer else [""] * PROMPTS
         clips[name] = trained.sample(prompts, args.seed)
     page = args.workdir / PAGE
-    pairs = write_pairs_page(page, {n: list(c) for n, c in clips.items()}, prompts, SHOW_FPS, seed=args.seed)
+    couples = [pair for v in plan.by_score.values() for pair in itertools.combinations([one.name for one in v], 2)]
+    shown = {name: list(made) for name, made in clips.items()}
+    pairs = write_pairs_page(page, shown, prompts, SHOW_FPS, couples, seed=args.seed)
     print(f"page: {page} ({len(pairs)} pairs for a person; then vdm curate rank --matches matches.csv)")
 
 

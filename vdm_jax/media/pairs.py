@@ -27,10 +27,10 @@ class Pair:
     right: str
 
 
-def drawn_pairs(names: Sequence[str], prompts: int, seed: int = 0) -> list[Pair]:
-    """Every two of `names` for each of so many prompts, in random order, sides drawn too."""
+def drawn_pairs(couples: Sequence[tuple[str, str]], prompts: int, seed: int = 0) -> list[Pair]:
+    """All couples for each of so many prompts, in random order, sides drawn too."""
     rng = np.random.default_rng(seed)
-    pairs = [(k, *both) for k in range(prompts) for both in itertools.combinations(names, 2)]
+    pairs = [(k, *both) for k in range(prompts) for both in couples]
     turned = rng.random(len(pairs)) < 0.5
     made = [Pair(k, b, a) if turn else Pair(k, a, b) for (k, a, b), turn in zip(pairs, turned)]
     return [made[i] for i in rng.permutation(len(made))]
@@ -41,6 +41,7 @@ def write_pairs_page(
     clips: Mapping[str, Sequence[np.ndarray]],
     prompts: Sequence[str],
     fps: float,
+    couples: Sequence[tuple[str, str]] | None = None,
     title: str = "Which is better?",
     seed: int = 0,
 ) -> list[Pair]:
@@ -51,6 +52,7 @@ def write_pairs_page(
       clips: name -> one clip for each prompt, uint8 [T, H, W, 3].
       prompts: what they show; "" where nobody said.
       fps: frames per second.
+      couples: names to compare; every two unless given.
       title: of the page.
       seed: of the order.
 
@@ -64,7 +66,8 @@ def write_pairs_page(
     if len(clips) < 2 or any(len(made) != len(prompts) for made in clips.values()):
         raise ValueError(f"clips: of {len(clips)} names; two at least, each with a clip for {len(prompts)} prompts")
     names = sorted(clips)
-    pairs = drawn_pairs(names, len(prompts), seed)
+    couples = list(itertools.combinations(names, 2)) if couples is None else couples
+    pairs = drawn_pairs(couples, len(prompts), seed)
     places = {name: i for i, name in enumerate(names)}
     shown = {"names": names, "prompts": list(prompts)}
     shown["pairs"] = [[pair.number, places[pair.left], places[pair.right]] for pair in pairs]
