@@ -56,7 +56,7 @@ class Files(Dataset):
 
 def of_files(material: Material, folder: Path, batch: int, workers: int) -> Iterator[torch.Tensor]:
     """Endless batches."""
-    more = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    more = {"persistent_workers": True} if workers else {}
     loader = DataLoader(Files(material, folder), batch, shuffle=True, num_workers=workers, drop_last=True, **more)
     while True:
         yield from loader
@@ -78,7 +78,7 @@ def of_tars(material: Material, folder: Path, batch: int, workers: int) -> Itera
     urls = sorted(str(path) for path in folder.iterdir())
     data = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None, empty_check=False).map(Decode(material))
     data = data.batched(batch, partial=False, collation_fn=torch.stack)
-    more = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    more = {"persistent_workers": True} if workers else {}
     loader = webdataset.WebLoader(data, batch_size=None, shuffle=False, num_workers=workers, **more)
     while True:
         yield from loader
