@@ -180,20 +180,12 @@ def _apart(
     least, best = np.inf, []
     for _ in range(TRIES):
         found = [_layer(digit, *how, rng, config) for digit, how in zip(shown, written)]
-        overlap = _overlap([layer for layer, _ in found])
+        overlap = layers.crowding([layer for layer, _ in found])
         if overlap < least:
             least, best = overlap, found
         if overlap <= OVERLAP:
             break
     return best
-
-
-def _overlap(drawn: Sequence[Layer]) -> float:
-    """Share of the frames in which the box of some digit, the one with most of them, overlaps that of another."""
-    centres, halves = np.stack([layer.centres for layer in drawn]), np.array([layer.half for layer in drawn])
-    apart = np.abs(centres[:, None] - centres) >= (halves[:, None] + halves)[:, :, None]  # [N, N, T, 2]
-    touches = ~apart.any(-1) & ~np.eye(len(drawn), dtype=bool)[..., None]
-    return float(touches.any(1).mean(-1).max())
 
 
 def _layer(

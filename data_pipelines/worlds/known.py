@@ -7,8 +7,10 @@ from data_pipelines.worlds import (
     bounce_oracle,
     digits,
     digits_oracle,
+    edits,
     planes,
     planes_oracle,
+    retrieval,
     sprites,
     sprites_oracle,
 )
@@ -46,6 +48,20 @@ WORLDS: dict[str, World] = {
             planes.PlanesConfig,
             planes.clip,
             planes_oracle.check,
+        ),
+        World(
+            "edits",
+            "sprites before and after one change; captions are instructions such as 'make the red square blue'",
+            edits.EditsConfig,
+            edits.clip,
+            edits.check,
+        ),
+        World(
+            "retrieval",
+            "clips of several sprites with true captions and hard negatives, one word or one order off",
+            retrieval.RetrievalConfig,
+            retrieval.clip,
+            retrieval.check,
         ),
     )
 }

@@ -86,7 +86,8 @@ def truth(masks: np.ndarray, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
         visible[t, i, j] = seen(points, t + 1, layers[number:], masks.shape[1:])
         if layer.there is not None:
             visible[t, i, j] &= layer.there[t + 1]
-    tracks = np.stack([layer.centres + np.asarray(layer.anchor) for layer in layers], 1)
+    points = [layer.centres + np.asarray(layer.anchor) for layer in layers]
+    tracks = np.array(points, float).reshape(len(layers), len(masks), 2).swapaxes(0, 1)
     every = np.arange(len(masks))
     shows = [seen(tracks[:, n], every, layers[n + 1 :], masks.shape[1:]) for n in range(len(layers))]
     shows = [shown if one.there is None else shown & one.there for shown, one in zip(shows, layers)]
@@ -95,7 +96,7 @@ def truth(masks: np.ndarray, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
         "flow": flow,
         "flow_visible": visible,
         "tracks": tracks.astype(np.float32),
-        "tracks_visible": np.stack(shows, 1),
+        "tracks_visible": np.array(shows, bool).reshape(len(layers), len(masks)).T,
     }
 
 
@@ -120,6 +121,14 @@ def seen(points: np.ndarray, frames: np.ndarray, above: Sequence[Layer], size: t
             near &= layer.there[frames]
         free[near] &= layer.distance(away[near, 0], away[near, 1]) > 0
     return free
+
+
+def crowding(drawn: Sequence[Layer]) -> float:
+    """Share of the frames in which the box of some object, the one with most of them, overlaps that of another."""
+    centres, halves = np.stack([layer.centres for layer in drawn]), np.array([layer.half for layer in drawn])
+    apart = np.abs(centres[:, None] - centres) >= (halves[:, None] + halves)[:, :, None]
+    touches = ~apart.any(-1) & ~np.eye(len(drawn), dtype=bool)[..., None]
+    return float(touches.any(1).mean(-1).max())
 
 
 def _windows(layer: Layer, height: int, width: int) -> tuple[np.ndarray, np.ndarray, int, int]:

@@ -164,7 +164,7 @@ def render(sprites: Sprite | Sequence[Sprite], rng: np.random.Generator, config:
       config: the world.
     """
     sprites = (sprites,) if isinstance(sprites, Sprite) else tuple(sprites)
-    drawn = [_layer(sprite, rng, config) for sprite in sprites]
+    drawn = [sprite_layer(sprite, rng, config) for sprite in sprites]
     grey = round(255 * config.background)
     background = np.full((config.frames, config.height, config.width, 3), grey, np.uint8)
     video, masks = layers.paint(background, drawn)
@@ -213,7 +213,7 @@ def _clip_of(config: SpritesConfig, combos: Sequence[Sprite], index: int, seed: 
     return clip(config, index, seed, combos)
 
 
-def _layer(sprite: Sprite, rng: np.random.Generator, config: SpritesConfig) -> Layer:
+def sprite_layer(sprite: Sprite, rng: np.random.Generator, config: SpritesConfig) -> Layer:
     """A sprite of random size on a random path; the whole of it is inside the frame all the time."""
     side = min(config.height, config.width)
     half = side * rng.uniform(*config.size) / 2

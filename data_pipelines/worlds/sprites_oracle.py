@@ -31,7 +31,7 @@ MIN_FIT = 0.6  # share of the coverage's energy that the best shape must explain
 MIN_CONTRAST = 0.2  # of the brightest difference from the background
 ANSWERS = ("colour", "shape", "direction", "speed")
 
-_AREA = {  # of a shape with half-size 1
+AREA = {  # of a shape with half-size 1
     "square": 4.0,
     "circle": np.pi,
     "triangle": 2.0,
@@ -39,7 +39,7 @@ _AREA = {  # of a shape with half-size 1
     "diamond": 2.0,
     "ring": np.pi * (1 - 0.44**2),
 }
-_CENTROID_DROP = {"triangle": 1 / 3}  # how far below its box's centre the centroid lies, for half-size 1
+CENTROID_DROP = {"triangle": 1 / 3}  # how far below its box's centre the centroid lies, for half-size 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +218,9 @@ def _fits(
     energy = np.maximum((alpha**2).sum((1, 2, 3)), 1e-6)
     fits, halves = [], []
     for shape in config.shapes:
-        half = np.sqrt(np.median(mass, 1) / _AREA[shape])[:, None]  # [B, 1]
+        half = np.sqrt(np.median(mass, 1) / AREA[shape])[:, None]  # [B, 1]
         centre = centroid.copy()
-        centre[..., 1] -= _CENTROID_DROP.get(shape, 0.0) * half
+        centre[..., 1] -= CENTROID_DROP.get(shape, 0.0) * half
         drawn = coverage(shape, centre, half, height, width)
         fits.append(1 - ((alpha - drawn) ** 2).sum((1, 2, 3)) / energy)
         halves.append(half[:, 0])
