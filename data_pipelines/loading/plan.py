@@ -9,6 +9,7 @@ a plan makes the same batches as the process that made it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -96,7 +97,7 @@ class Plan:
         """
         config = self.config
         sources = open_sources(config, self.split, self.manifests) if sources is None else sources
-        size = sum(len(source) * source.manifest.clip.decoded_bytes for source in sources.values())
+        size = sum(len(source) * _decoded_bytes(source, config) for source in sources.values())
         cached = size <= config.cache_megabytes << 20 and not (config.resize == "cover" and _any_encoded(sources))
         clips = {shards: CachedClips(source) if cached else source for shards, source in sources.items()}
         drawing = Drawing(self.shuffle, config.random_start, config.flip, config.crop == "random")
@@ -343,6 +344,14 @@ def _weights(weights: Mapping[str, float], parts: Sequence[Part]) -> tuple[Fract
     if not weights:
         return tuple(Fraction(len(part.fit.usable)) for part in parts)
     return tuple(Fraction(str(weights[part.name])) for part in parts)
+
+
+def _decoded_bytes(source: ClipSource, config: DataConfig) -> int:
+    """Of one clip, with the arrays that fields need; of those that differ in length, what is alike."""
+    clip = source.manifest.clip
+    arrays = [clip.fields[name] for field in fields_of(config.fields) for name in field.needs]
+    sizes = [np.dtype(array.dtype).itemsize * math.prod(n or 1 for n in array.shape) for array in arrays]
+    return clip.decoded_bytes + sum(sizes)
 
 
 def _any_encoded(sources: Mapping[str, ClipSource]) -> bool:

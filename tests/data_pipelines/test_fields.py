@@ -12,6 +12,7 @@ from data_pipelines.loading.fields.field import Cut
 from data_pipelines.loading.fields.optical_flow import OpticalFlow
 from data_pipelines.loading.fields.stored import DIMS, Stored
 from data_pipelines.loading.loader import DataConfig, make_loader
+from data_pipelines.loading.plan import _decoded_bytes
 from data_pipelines.shards.manifest import ClipSpec
 from data_pipelines.shards.schema import ClipRecord, StoredField
 from data_pipelines.shards.writer import open_writer
@@ -148,6 +149,17 @@ def test_batches_hold_the_fields_that_are_asked_for(shards):
         again = next(loader)
     for key in batch:
         np.testing.assert_array_equal(batch[key], again[key])
+
+
+def test_arrays_count_as_what_is_kept_in_memory(shards):
+    """24 clips of 8x16x16: 6 KiB of pixels each, and 14 KiB of flow."""
+    config = DataConfig(str(shards), 8, 16, 16, cache_megabytes=1)
+    sizes = {}
+    for fields in ((), ("flow",)):
+        with opened(dataclasses.replace(config, fields=fields)) as loader:
+            (source,) = loader._opened.sources.values()
+            sizes[fields] = _decoded_bytes(source, loader._plan.config)
+    assert sizes == {(): 8 * 16 * 16 * 3, ("flow",): 8 * 16 * 16 * 3 + 7 * 16 * 16 * 2 * 4}
 
 
 def test_flow_of_a_world_leads_from_each_frame_to_the_next(shards):
