@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from data_pipelines.loading.loader import DataConfig, make_loader
 from data_pipelines.loading.stored import stored_in
@@ -14,17 +15,20 @@ from data_pipelines.worlds.sprites import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from tests.interop.pipelines.oracle import imported, network, scheduler
 from tests.interop.pipelines.unets import latent_diffusion
-from vdm_jax.cli import encode
+from vdm_jax.cli import encode, sample_published
 from vdm_jax.cli.main import main
 from vdm_jax.interop.families.unet import UNET_3D
 from vdm_jax.interop.finetuning.encoding import ClipEncoder, Encoded
 from vdm_jax.interop.imported import import_folder
+from vdm_jax.interop.pipelines.opened import open_parts
+from vdm_jax.interop.pipelines.pipeline import generate
+from vdm_jax.media.video import decode
 
 diffusers = pytest.importorskip("diffusers", reason="makes the tiny pipeline that is imported")
 
 _UNET = {
     "block_out_channels": [32], "layers_per_block": 1, "cross_attention_dim": 16, "sample_size": 8,
-    "down_block_types": ["CrossAttnDownBlock3D"], "up_block_types": ["CrossAttnUpBlock3D"],
+    "down_block_types": ["DownBlock3D"], "up_block_types": ["UpBlock3D"],
     "norm_num_groups": 8, "attention_head_dim": 8,
 }  # fmt: skip
 TRAIN, VAL = 10, 3
@@ -193,3 +197,41 @@ def test_wrong_places_are_one_line(runs, clips, latents, tmp_path, capsys):
     ):
         assert vdm(run, data, tmp_path / "set") == 2
         assert message in capsys.readouterr().err
+
+
+LORA = """
+import ml_collections
+
+
+def get_config():
+    return ml_collections.ConfigDict(
+        {{
+            "init": {run!r},
+            "lora": {{"targets": ("attn1",), "rank": 2, "alpha": 2.0}},
+            "data": {{"shards": {shards!r}, "frames": 3, "height": 8, "width": 8}},
+            "train": {{"steps": 1, "batch_size": 8, "tokens": 9}},
+            "optimizer": {{"learning_rate": 0.3, "warmup": 0, "schedule": "constant"}},
+            "log": {{"every": 1, "eval_every": None, "sample_every": None}},
+        }}
+    )
+"""
+
+
+def test_what_was_encoded_is_trained_on_and_sampled(runs, latents, tmp_path, monkeypatch):
+    """Pairs beside the weights of an import, which its pipeline then samples with them."""
+    (tmp_path / "config.py").write_text(LORA.format(run=str(runs["whole"]), shards=str(latents)))
+    assert main(["train", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")]) == 0
+    opened = []
+    monkeypatch.setattr(
+        sample_published, "generate", lambda pipeline, request: opened.append(pipeline) or generate(pipeline, request)
+    )
+    size = ["--frames", "1", "--height", "16", "--width", "16", "--steps", "1", "--guidance", "1"]
+    out = tmp_path / "x.mp4"
+    assert main(["sample", str(tmp_path / "run"), "--prompt", "a red square", *size, "--out", str(out)]) == 0
+    assert np.asarray(decode(out)).shape == (1, 16, 16, 3)
+    tuned, plain = (
+        flatten_dict(found("unet")) for found in (opened[0].opened.weights, open_parts(runs["whole"]).weights)
+    )
+    assert tuned.keys() == plain.keys()
+    moved = {path[-3] for path in tuned if np.abs(np.asarray(tuned[path]) - np.asarray(plain[path])).max() > 1e-3}
+    assert moved == {"attention"}, "the pairs say nothing, or more than they were asked to"

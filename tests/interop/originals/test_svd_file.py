@@ -5,7 +5,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.interop.originals.files import as_authors_wrote
 from tests.interop.test_component import same_bits, values
@@ -20,7 +19,7 @@ from vdm_jax.interop.originals.layout import write_published
 from vdm_jax.interop.originals.layouts import open_original
 from vdm_jax.interop.originals.svd import SVD_AUTOENCODER, SVD_IMAGE_ENCODER, SVD_UNET
 from vdm_jax.interop.pipelines.families import open_pipeline
-from vdm_jax.media.video import decode
+from vdm_jax.interop.pipelines.request import Request
 
 torch = pytest.importorskip("torch", reason="the files are made by it")
 diffusers = pytest.importorskip("diffusers", reason="the published networks are the oracle")
@@ -84,15 +83,13 @@ def test_what_is_not_of_the_pipeline_is_named_and_a_part_can_be_replaced(file, t
     assert [records[name]["source"] for name in ("unet", "vae")] == [str(made / "unet"), str(file)]
 
 
-def test_it_is_sampled_from_the_command_line(run, tmp_path):
-    Image.fromarray(np.uint8(np.arange(20 * 24 * 3).reshape(20, 24, 3) % 251)).save(tmp_path / "x.png")
-    size = ["--frames", "2", "--height", "16", "--width", "16", "--steps", "2"]
-    words = ["sample", str(run), "--image", str(tmp_path / "x.png"), *size, "--out", str(tmp_path / "x.mp4")]
-    assert main(words) == 0
-    video = np.asarray(decode(tmp_path / "x.mp4"))
-    assert video.shape == (2, 16, 16, 3)
-    assert np.ptp(video) > 10
-    assert type(open_pipeline(run)).__name__ == "StableVideoDiffusion"
+def test_its_pipeline_is_opened(run):
+    """With all that a picture is made a clip of; what it computes is compared where published pipelines are."""
+    opened = open_pipeline(run)
+    found = opened.complete(Request(image=np.zeros((20, 24, 3), np.uint8)))
+    assert (found.frames, found.height, found.width, found.steps) == (14, 576, 1024, 25)
+    assert len(opened.plan(found).told) == 25
+    assert opened.latent_shape(opened.complete(Request(image=np.zeros((20, 24, 3), np.uint8), height=16)))[1] == 8
 
 
 class Tower(torch.nn.Module):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.interop.parity import published
+from tests.interop.pipelines.networks import t5
 from tests.interop.pipelines.oracle import (
     check_same,
     imported,
@@ -15,7 +16,6 @@ from tests.interop.pipelines.oracle import (
     picture,
     run_here,
     scheduler,
-    tokenizer,
 )
 from tests.interop.pipelines.oracle import run_there as run_any
 from tests.interop.pipelines.unets import Drawn
@@ -45,10 +45,6 @@ _VAE = {
     "block_out_channels": [8, 8, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4,
     "scaling_factor": 0.7,
 }  # fmt: skip
-_TEXT = {
-    "vocab_size": 12, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 2,
-    "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
 _PROMPT, _NEGATIVE, _SHAPE = "a red square moves", "blurred", (3, 8, 12, 4)
 _SIZE = {"height": 32, "width": 48}
 _THERE = {**_SIZE, "num_inference_steps": 4, "prompt": [_PROMPT], "negative_prompt": [_NEGATIVE],
@@ -61,8 +57,7 @@ run_there = functools.partial(run_any, channels=2)
 def made(kind, transformer, plan, **vae):
     """A tiny published pipeline."""
     parts = {
-        "tokenizer": tokenizer(),
-        "text_encoder": network(T5_ENCODER, _TEXT, 1, 0.3),
+        **t5(T5_ENCODER),
         "vae": network(AUTOENCODER_COGVIDEOX, {**_VAE, **vae}, 2),
         "transformer": network(COGVIDEOX, {**_TRANSFORMER, **transformer}, 3),
         "scheduler": scheduler(plan),

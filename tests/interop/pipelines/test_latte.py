@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.interop.pipelines.networks import pictures, t5
 from tests.interop.pipelines.oracle import (
     Run,
     check_same,
@@ -13,9 +14,8 @@ from tests.interop.pipelines.oracle import (
     run_there,
     scheduler,
     to_torch,
-    tokenizer,
 )
-from vdm_jax.interop.families.autoencoders_kl import AUTOENCODER_KL, AUTOENCODER_TEMPORAL_DECODER
+from vdm_jax.interop.families.autoencoders_kl import AUTOENCODER_TEMPORAL_DECODER
 from vdm_jax.interop.families.encoders import T5_ENCODER
 from vdm_jax.interop.families.latte import LATTE
 from vdm_jax.interop.pipelines.families import open_pipeline
@@ -29,15 +29,7 @@ _TRANSFORMER = {
     "activation_fn": "gelu-approximate", "norm_type": "ada_norm_single", "norm_elementwise_affine": False,
     "norm_eps": 1e-6, "video_length": 3,
 }  # fmt: skip
-_KL = {
-    "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "scaling_factor": 0.3,
-}  # fmt: skip
 _TEMPORAL = {"down_block_types": ["DownEncoderBlock2D"], "block_out_channels": [32], "layers_per_block": 2}
-_TEXT = {
-    "vocab_size": 12, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 2,
-    "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
 _DDIM = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0, "set_alpha_to_one": True}
 _PROMPT, _NEGATIVE = "a red  Square moves left ", "blurred blue a square moves left a"
 _THERE = {"video_length": 3, "num_inference_steps": 4, "negative_prompt": _NEGATIVE, "guidance_scale": 3.0,
@@ -48,9 +40,8 @@ _HERE = {"frames": 3, "steps": 4, "negative": _NEGATIVE, "guidance": 3.0}
 @pytest.fixture(scope="module")
 def parts():
     return {
-        "tokenizer": tokenizer(),
-        "text_encoder": network(T5_ENCODER, _TEXT, 1, 0.3),
-        "vae": network(AUTOENCODER_KL, _KL, 2),
+        **t5(T5_ENCODER),
+        **pictures(),
         "transformer": network(LATTE, _TRANSFORMER, 3),
         "scheduler": scheduler("sd15_ddim", **_DDIM),
     }

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.interop.pipelines.oracle import network, scheduler, tokenizer
+from tests.interop.pipelines.networks import t5
+from tests.interop.pipelines.oracle import network, scheduler
 from vdm_jax.interop.families.autoencoders_wan import AUTOENCODER_WAN
 from vdm_jax.interop.families.encoders import UMT5_ENCODER
 from vdm_jax.interop.families.wan import WAN
@@ -15,10 +16,6 @@ VAE = {
     "base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2], "num_res_blocks": 1, "temperal_downsample": [False, True],
     "scale_factor_temporal": 2, "scale_factor_spatial": 4,
     "latents_mean": [0.5, -0.5, 0.0, 0.1], "latents_std": [2.0, 1.5, 2.5, 1.0],
-}  # fmt: skip
-TEXT = {
-    "vocab_size": 12, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 2,
-    "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
 CLIP = {
     "hidden_size": 20, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 10,
@@ -36,8 +33,7 @@ HERE = {**SIZE, "frames": FRAMES, "steps": STEPS, "prompts": (PROMPT,), "negativ
 def parts() -> dict[str, Any]:
     """What all pipelines of Wan have."""
     return {
-        "tokenizer": tokenizer(),
-        "text_encoder": network(UMT5_ENCODER, TEXT, 1, 0.3),
+        **t5(UMT5_ENCODER),
         "vae": network(AUTOENCODER_WAN, VAE, 2),
         "transformer": network(WAN, TRANSFORMER, 3, 0.3),
         "scheduler": scheduler("wan_unipc_480p"),
