@@ -165,7 +165,7 @@ def read_sidecar(url: str) -> tuple[Caption, ...]:
 
 
 def stray_sidecars(inputs: Iterable[str], sources: Iterable[Source], word: str) -> list[str]:
-    """Captions beside no video: files `NAME.txt` without any `NAME.*` that was found to curate, in order.
+    """Captions beside no video: files `NAME.txt` without any `NAME.*` that was found to curate, by path in their folder.
 
     Args:
       inputs: of the run; local folders are looked through.
@@ -178,13 +178,14 @@ def stray_sidecars(inputs: Iterable[str], sources: Iterable[Source], word: str) 
     if word == "none":
         return []
     urls = [source.url for source in sources if source.is_file]
-    stems = {os.path.splitext(url)[0] for url in urls}
-    folders = [f"{given.rstrip('/')}/" for given in inputs if os.path.isdir(given)]
-    folders = [folder for folder in folders if any(url.startswith(folder) for url in urls)]  # others hold tars, tables
-    files = [file for folder in folders for file in list_files(folder[:-1])]
-    named = {file: os.path.splitext(file) for file in files}
-    texts = [file for file, (stem, suffix) in named.items() if suffix.lower() == ".txt" and stem not in stems]
-    found = sorted(file for file in texts if os.path.basename(named[file][0]).lower() not in NOTES)
+    stems, found = {os.path.splitext(url)[0] for url in urls}, []
+    for folder in (f"{given.rstrip('/')}/" for given in inputs if os.path.isdir(given)):
+        if not any(url.startswith(folder) for url in urls):
+            continue  # it holds tars or tables
+        for file in list_files(folder[:-1]):
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() == ".txt" and stem not in stems and os.path.basename(stem).lower() not in NOTES:
+                found.append(file.removeprefix(folder).replace(os.sep, "/"))
     if found and word == "required":
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise ValueError(f"captions: no video for {', '.join(found[:3])}{more}")

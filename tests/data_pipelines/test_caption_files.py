@@ -221,7 +221,7 @@ def test_captions_beside_no_video(tmp_path):
         Source("m.mp4", str(tmp_path / "t/a.tar"), offset=512, size=9),
     ]
     folders = [str(tmp_path / "v"), str(tmp_path / "t"), "s3://bucket/x"]
-    assert stray_sidecars(folders, sources, "beside") == [str(tmp_path / "v/b.txt"), str(tmp_path / "v/sub/c.TXT")]
+    assert stray_sidecars(folders, sources, "beside") == ["b.txt", "sub/c.TXT"]
     assert stray_sidecars(folders, sources, "none") == []
-    with pytest.raises(ValueError, match="captions: no video for .*b.txt, .*c.TXT$"):
+    with pytest.raises(ValueError, match="captions: no video for b.txt, sub/c.TXT$"):
         stray_sidecars(folders, sources, "required")
