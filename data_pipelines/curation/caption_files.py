@@ -165,7 +165,7 @@ def read_sidecar(url: str) -> tuple[Caption, ...]:
 
 
 def stray_sidecars(inputs: Iterable[str], sources: Iterable[Source], word: str) -> list[str]:
-    """Captions beside no video: files `NAME.txt` without any `NAME.*` that was found to curate, by path in their folder.
+    """Captions beside no video: `NAME.txt` without any `NAME.*` that was found to curate, by path within its folder.
 
     Args:
       inputs: of the run; local folders are looked through.
