@@ -16,7 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.curation.caption_files import WORDS, CaptionTable, read_caption_table, source_captions
+from data_pipelines.curation.caption_files import (
+    WORDS,
+    CaptionTable,
+    read_caption_table,
+    source_captions,
+    stray_sidecars,
+)
 from data_pipelines.curation.captions import Caption, blend
 from data_pipelines.curation.encode import Encoder, Job
 from data_pipelines.curation.examine import Examined, Examiner, Spent
@@ -105,7 +111,10 @@ def curate(
         check_target(out, overwrite)
     found = open_inputs(inputs, reading)
     _check_filters(recipe, found.sources)
-    table = _caption_table(recipe.settings.captions, [source.id for source in found.sources])
+    word = recipe.settings.captions
+    table = None if word in WORDS else read_caption_table(word, [source.id for source in found.sources])
+    word = word if table is None else "beside"
+    strays = (*(table.strangers if table else ()), *stray_sidecars(list(map(os.fspath, inputs)), found.sources, word))
     import_beam()
     import_opencv()
     folder = Path(work or work_folder(out)).absolute()
@@ -116,12 +125,13 @@ def curate(
         records = Records(folder)
         records.clear_partial()
         run = _Run(", ".join(map(str, inputs)), recipe, records, where or Where(), dict(progress or {}))
-        said, bad = _captions(found.sources, recipe.settings.captions, table)
+        said, bad = _captions(found.sources, word, table)
         run.dropped += [*found.refused, *bad, *(table.refused if table else ())]
         sources = {source.id: source for source in found.sources if source.id in said}
         rows = run.examine(sources, said, table)
         decision, jobs = run.settle(rows, sources, len(found.sources), dry_run)
-        notes = _notes(found.ignored, table, said, recipe.settings.captions)
+        notes = {"ignored": dict(found.ignored), "captions_without_source": list(strays)}
+        notes["sources_without_caption"] = sum(not captions for captions in said.values())
         write_table(folder / TABLE, decision.rows, {"stages": [stage.folder for stage in recipe.stages()]})
         dropped = tuple(sorted(run.dropped, key=lambda d: d.file))
         manifest = None
@@ -207,10 +217,6 @@ def _check_filters(recipe: Recipe, sources: Sequence[Source]) -> None:
     check_columns(rules, {*scores, *extra, *FACTS, "source_fps", "source_seconds", "sound"})
 
 
-def _caption_table(word: str, ids: Sequence[str]) -> CaptionTable | None:
-    return None if word in WORDS else read_caption_table(word, ids)
-
-
 def _captions(
     sources: Sequence[Source], word: str, table: CaptionTable | None
 ) -> tuple[dict[str, tuple[Caption, ...]], list[Dropped]]:
@@ -218,7 +224,7 @@ def _captions(
     said, bad = {}, []
     for source in sources:
         try:
-            said[source.id] = source_captions(source, "beside" if table else word, table)
+            said[source.id] = source_captions(source, word, table)
         except VideoError as error:
             bad.append(Dropped(source.id, error.reason, str(error)))
     return said, bad
@@ -237,7 +243,7 @@ def _rows(source: Source, known: Examined, said: tuple[Caption, ...], table: Cap
 
 def _compared(rows: list[ClipRow], recipe: Recipe) -> list[ClipRow]:
     """The rows with what only a look at all of them tells: which clips are near duplicates of others."""
-    if not _finds_duplicates(recipe):
+    if not rows or not _finds_duplicates(recipe):
         return rows
     found = score_corpus(rows)
     return [dataclasses.replace(row, scores={**row.scores, **found.get(row.id, {})}) for row in rows]
@@ -245,15 +251,3 @@ def _compared(rows: list[ClipRow], recipe: Recipe) -> list[ClipRow]:
 
 def _finds_duplicates(recipe: Recipe) -> bool:
     return any(isinstance(scorer, Fingerprint) for scorer in recipe.scorers)
-
-
-def _notes(
-    ignored: Sequence[tuple[str, int]], table: CaptionTable | None, said: Mapping[str, Any], word: str
-) -> dict[str, Any]:
-    """What was left alone, for the manifest."""
-    notes: dict[str, Any] = {"ignored": dict(ignored)}
-    if table is not None:
-        notes["captions_without_source"] = list(table.strangers)
-    if word != "none":
-        notes["sources_without_caption"] = sum(not captions for captions in said.values())
-    return notes

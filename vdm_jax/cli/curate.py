@@ -27,6 +27,7 @@ vdm curate videos more.tar table.csv --out data/clips --filter "motion>=0.01" --
 vdm curate s3://bucket/videos --out data/clips --work shared/work --runner FlinkRunner -- --flink_master=host:8081
 """
 LISTED = 20  # dropped files named on the terminal; the manifest has them all
+UNMATCHED = ("sources_without_caption", "captions_without_source")
 _HOUR = 3600.0
 
 
@@ -125,12 +126,14 @@ def run(args: argparse.Namespace) -> int:
         columns = [column for scorer in recipe.scorers for column in scorer.columns]
         pictures = source_pictures(open_inputs(inputs, reading).sources)
         write_filter_report(args.report, made.decision, pictures, columns, made.dropped)
-    figures = [*_set_figures(made), *selection_figures(made.decision), *speed_figures(made.spent)]
+    unmatched = [Figure(name, _count(made.notes[name])) for name in UNMATCHED]
+    figures = [*_set_figures(made), *unmatched, *selection_figures(made.decision), *speed_figures(made.spent)]
     if args.json:
         write_figures(args.json, figures)
     print(f"decided, nothing written: {made.table}" if made.manifest is None else f"written: {args.out}")
     print(figures_table(figures))
     print_dropped(made.dropped)
+    print_strays(made.notes["captions_without_source"])
     return 0
 
 
@@ -160,6 +163,14 @@ def print_dropped(dropped: Sequence[Dropped]) -> None:
         print(f"... and {len(dropped) - LISTED} more, listed in manifest.json")
 
 
+def print_strays(names: Sequence[str]) -> None:
+    """Names captions that belong to no video."""
+    for name in names[:LISTED]:
+        print(f"no video for the caption {name}")
+    if len(names) > LISTED:
+        print(f"... and {len(names) - LISTED} more")
+
+
 def _set_figures(made: Curated) -> list[Figure]:
     if made.manifest is not None:
         return set_figures(made.manifest)
@@ -168,6 +179,10 @@ def _set_figures(made: Curated) -> list[Figure]:
         reasons[letter.reason] = reasons.get(letter.reason, 0) + 1
     counts = [Figure(f"dropped_{reason}", count) for reason, count in sorted(reasons.items())]
     return [Figure("dropped_sources", len(made.dropped)), *counts]
+
+
+def _count(value: int | Sequence[str]) -> int:
+    return value if isinstance(value, int) else len(value)
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
