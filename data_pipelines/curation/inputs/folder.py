@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from data_pipelines.curation.inputs.found import Found, InputSettings, wanted
 from data_pipelines.curation.source import Source, import_fsspec, kind_of
@@ -29,14 +30,14 @@ def folder_sources(folder: str, settings: InputSettings) -> Found:
     Raises:
       RunError: a URL cannot be listed.
     """
-    folder = folder.rstrip("/") or "/"
+    folder = canonical(folder.rstrip("/") or "/")
     return _sources(folder, list_files(folder), settings)
 
 
 def glob_sources(pattern: str, files: Iterable[str], settings: InputSettings) -> Found:
     """The footage among the files that match a pattern; ids start where the pattern's fixed part ends."""
-    fixed = pattern[: MAGIC.search(pattern).start()]
-    return _sources(posixpath.dirname(fixed), sorted(files), settings)
+    fixed = posixpath.dirname(pattern[: MAGIC.search(pattern).start()])
+    return _sources(canonical(fixed), sorted(files), settings)
 
 
 def file_source(path: str) -> Found:
@@ -51,8 +52,8 @@ def list_files(folder: str) -> list[str]:
       RunError: a URL cannot be listed.
     """
     if "://" in folder:
-        found = [p for p in _remote(folder, "find") if not _hidden(p[len(folder) :])]
-        return sorted(found)
+        folder = canonical(folder)
+        return sorted(p for p in _remote(folder, "find") if not _hidden(p[len(folder) :]))
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -78,10 +79,21 @@ def is_folder(url: str) -> bool:
     return bool(_remote(url, "isdir"))
 
 
-def _remote(url: str, verb: str) -> list[str] | bool:
+def canonical(url: str) -> str:
+    """A URL as its own listings spell it (`memory://a` is `memory:///a`); a path is itself.
+
+    Raises:
+      RunError: its protocol is unknown, or lacks a package.
+    """
+    return _remote(url, "name") if "://" in url else url
+
+
+def _remote(url: str, verb: str) -> Any:
     fsspec = import_fsspec(url)
     try:
         system, path = fsspec.core.url_to_fs(url)
+        if verb == "name":
+            return system.unstrip_protocol(path)
         if verb == "isdir":
             return system.isdir(path)
         names = system.find(path) if verb == "find" else system.glob(path)
