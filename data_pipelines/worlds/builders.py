@@ -1,31 +1,32 @@
 """The worlds as a TFDS builder, for people whose tools take one; it needs no TensorFlow.
 
-    builder = Worlds(config="planes", data_dir="data", file_format="array_record")
+    builder = builder_of("planes", data_dir="data")  # or of WorldClips(PlanesConfig(height=64), clips=100)
     builder.download_and_prepare()
     source = builder.as_data_source("train")
 
-`config` is the name of a world, with the clips of its default config, or a `WorldBuilderConfig` of any.  An element
-holds `video` uint8 [T, H, W, 3], `caption`, `fps`, `index`, `labels` (JSON of the attributes) and every field that the
-world knows, under its name.  A set that `vdm train` reads, with manifest and digests, is written by
+An element holds `video` uint8 [T, H, W, 3], `caption`, `fps`, `index`, `labels` (JSON of the attributes) and every
+field that the world knows, under its name.  A set that `vdm train` reads, with manifest and digests, is written by
 `write.write_world`.
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from data_pipelines.worlds.known import WORLDS, world_of
-from data_pipelines.worlds.world import FIELDS, Example
+from data_pipelines.worlds.world import FIELDS, ClipFn
 from vdm_jax import config as configs
 from vdm_jax.errors import did_you_mean
 
 
-@dataclasses.dataclass(eq=False)
-class WorldBuilderConfig(tfds.core.BuilderConfig):
+@dataclasses.dataclass(frozen=True)
+class WorldClips:
     """Which clips of which world.
 
     Attributes:
@@ -35,7 +36,7 @@ class WorldBuilderConfig(tfds.core.BuilderConfig):
       seed: of the clips.
     """
 
-    world: Any = None
+    world: Any
     clips: int = 1024
     val_clips: int = 64
     held_out: float = 0.0
@@ -47,74 +48,94 @@ class WorldBuilderConfig(tfds.core.BuilderConfig):
         if self.held_out and world_of(self.world).hold_out is None:
             raise ValueError(f"held_out: {self.held_out!r}; this world cannot hold captions back")
 
+    @property
+    def name(self) -> str:
+        """The world's, and a digest of all settings: sets of different clips lie in different folders."""
+        text = json.dumps(configs.to_dict(self), sort_keys=True)
+        return f"{world_of(self.world).name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
-class Worlds(tfds.core.GeneratorBasedBuilder):
-    """Renders a world into a TFDS data set."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # nothing is downloaded, so tfds need not look for checksums beside this file
-    BUILDER_CONFIGS = [
-        WorldBuilderConfig(name=name, description=world.summary, world=world.config()) for name, world in WORLDS.items()
-    ]
-
-    def __init__(self, *, config: str | WorldBuilderConfig, **options: Any):
-        """As any builder's; `config` says which world, and there is no default.
-
-        Raises:
-          ValueError: an unknown world.
-        """
-        if isinstance(config, str) and config not in WORLDS:
-            raise ValueError(f"config: {did_you_mean(config, WORLDS)}")
-        super().__init__(config=config, **options)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self, description=self.builder_config.description, features=self._features()
-        )
-
-    def _features(self) -> tfds.features.FeaturesDict:
-        example = self._clips("train")(0, 0)
-        stored = {name: FIELDS[name].stored(example.video.shape) for name in example.fields}
-        arrays = {
-            name: tfds.features.Tensor(shape=field.shape, dtype=np.dtype(field.dtype).type, encoding="bytes")
-            for name, field in stored.items()
-        }
-        return tfds.features.FeaturesDict(
-            {
-                "video": tfds.features.Tensor(shape=example.video.shape, dtype=np.uint8, encoding="bytes"),
-                "caption": tfds.features.Text(),
-                "labels": tfds.features.Text(),
-                "fps": np.float32,
-                "index": np.int64,
-                **arrays,
-            }
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        config = self.builder_config
-        splits = {"train": self._generate_examples("train", config.clips)}
-        if config.val_clips:
-            splits["val"] = self._generate_examples("val", config.val_clips)
-        return splits
-
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        clip, seed = self._clips(split), 2 * self.builder_config.seed + (split == "val")
-        for index in range(count):
-            yield index, self._element(clip(index, seed), index)
-
-    def _element(self, example: Example, index: int) -> dict[str, Any]:
-        return {
-            "video": example.video,
-            "caption": example.caption,
-            "labels": json.dumps(configs.to_dict(example.attributes)),
-            "fps": self.builder_config.world.fps,
-            "index": index,
-            **example.fields,
-        }
-
-    def _clips(self, split: str):
-        config = self.builder_config
-        world = world_of(config.world)
+    def split(self, name: str) -> ClipFn:
+        """The clips of `train` or `val`."""
+        world = world_of(self.world)
         if world.hold_out is None:
-            return lambda index, seed: world.clip(config.world, index, seed)
-        return world.hold_out(config.world, config.held_out, config.seed)[split == "val"]
+            return functools.partial(world.clip, self.world)
+        return world.hold_out(self.world, self.held_out, self.seed)[name == "val"]
+
+
+def builder_of(which: str | WorldClips, data_dir: str | os.PathLike) -> Any:
+    """A `tfds.core.GeneratorBasedBuilder` that renders a world into ArrayRecord files.
+
+    Args:
+      which: name of a world, with the clips of its default config, or what exactly to render.
+      data_dir: under which the set is, or will be.
+
+    Raises:
+      ValueError: an unknown world.
+    """
+    if isinstance(which, str):
+        if which not in WORLDS:
+            raise ValueError(f"world: {did_you_mean(which, WORLDS)}")
+        which = WorldClips(WORLDS[which].config())
+    return _builder_class()(clips=which, data_dir=os.fspath(data_dir))
+
+
+@functools.cache
+def _builder_class() -> type:
+    import tensorflow_datasets as tfds  # takes a second to import, and its classes are what this one is made of
+
+    class Worlds(tfds.core.GeneratorBasedBuilder):
+        """Renders a world into a TFDS data set."""
+
+        name = "worlds"
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None  # nothing is downloaded, so tfds need not look for checksums beside this file
+
+        def __init__(self, *, clips: WorldClips, data_dir: str):
+            self._clips = clips
+            config = tfds.core.BuilderConfig(name=clips.name, description=world_of(clips.world).summary)
+            super().__init__(config=config, data_dir=data_dir, file_format="array_record")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            description = self.builder_config.description
+            return tfds.core.DatasetInfo(builder=self, description=description, features=_features(self._clips))
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            counts = {"train": self._clips.clips, "val": self._clips.val_clips}
+            return {name: self._generate_examples(name, count) for name, count in counts.items() if count}
+
+        def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+            return _elements(self._clips, split, count)
+
+    return Worlds
+
+
+def _features(clips: WorldClips) -> Any:
+    import tensorflow_datasets as tfds  # see `_builder_class`
+
+    example = clips.split("train")(0, 0)
+    shape = example.video.shape
+    stored = {name: FIELDS[name].stored(shape) for name in example.fields}
+    arrays = {
+        name: tfds.features.Tensor(shape=field.shape, dtype=np.dtype(field.dtype).type, encoding="bytes")
+        for name, field in stored.items()
+    }
+    video = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+    text, plain = tfds.features.Text, {"fps": np.float32, "index": np.int64}
+    return tfds.features.FeaturesDict({"video": video, "caption": text(), "labels": text(), **plain, **arrays})
+
+
+def _elements(clips: WorldClips, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    clip, seed = clips.split(split), 2 * clips.seed + (split == "val")
+    for index in range(count):
+        example = clip(index, seed)
+        yield (
+            index,
+            {
+                "video": example.video,
+                "caption": example.caption,
+                "labels": json.dumps(configs.to_dict(example.attributes)),
+                "fps": clips.world.fps,
+                "index": index,
+                **example.fields,
+            },
+        )

@@ -9,8 +9,7 @@ import pytest
 
 from data_pipelines.worlds import bounce
 from data_pipelines.worlds.bounce import BounceConfig
-from data_pipelines.worlds.builders import WorldBuilderConfig, Worlds
-from data_pipelines.worlds.known import WORLDS
+from data_pipelines.worlds.builders import WorldClips, builder_of
 from data_pipelines.worlds.sprites import SpritesConfig
 
 CONFIG = BounceConfig(height=16, width=16, frames=3)
@@ -18,8 +17,7 @@ CONFIG = BounceConfig(height=16, width=16, frames=3)
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    config = WorldBuilderConfig(name="small", world=CONFIG, clips=5, val_clips=2)
-    builder = Worlds(config=config, data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
+    builder = builder_of(WorldClips(CONFIG, clips=5, val_clips=2), tmp_path_factory.mktemp("tfds"))
     builder.download_and_prepare()
     return builder
 
@@ -47,22 +45,23 @@ print(len(source), source[1]["flow"].shape, "tensorflow" in sys.modules, "data_p
     assert done.stdout.strip() == "5 (2, 16, 16, 2) False False", done.stderr
 
 
-def test_every_world_has_a_config():
-    assert {config.name for config in Worlds.BUILDER_CONFIGS} == set(WORLDS)
-
-
 def test_held_out_captions(tmp_path):
-    config = WorldBuilderConfig(name="s", world=SpritesConfig(frames=2), clips=8, val_clips=8, held_out=0.25)
-    builder = Worlds(config=config, data_dir=tmp_path, file_format="array_record")
+    builder = builder_of(WorldClips(SpritesConfig(frames=2), clips=8, val_clips=8, held_out=0.25), tmp_path)
     builder.download_and_prepare()
     train, val = ({e["caption"] for e in builder.as_data_source(split)} for split in ("train", "val"))
     assert not train & val
 
 
+def test_other_settings_are_other_sets(tmp_path):
+    names = {WorldClips(CONFIG, clips=5).name, WorldClips(CONFIG, clips=6).name, WorldClips(SpritesConfig()).name}
+    assert len(names) == 3
+    assert builder_of("bounce", tmp_path).builder_config.name == WorldClips(BounceConfig()).name
+
+
 def test_what_is_wrong_is_named(tmp_path):
-    with pytest.raises(ValueError, match="config: unknown 'planets'; did you mean 'planes'"):
-        Worlds(config="planets", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="world: unknown 'planets'; did you mean 'planes'"):
+        builder_of("planets", tmp_path)
     with pytest.raises(ValueError, match="clips: 0"):
-        WorldBuilderConfig(name="x", world=CONFIG, clips=0)
+        WorldClips(CONFIG, clips=0)
     with pytest.raises(ValueError, match="held_out: 0.5; this world cannot hold captions back"):
-        WorldBuilderConfig(name="x", world=CONFIG, held_out=0.5)
+        WorldClips(CONFIG, held_out=0.5)
