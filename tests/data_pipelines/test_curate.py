@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from data_pipelines.curation.scores.protocol import Column
 from data_pipelines.curation.settings import CurateSettings, Recipe
 from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards import reader, writer
+from data_pipelines.shards.files import lock
 from data_pipelines.shards.reader import ClipSource
 from tests.media.footage import FPS, level, make_sound, make_video, make_without_pictures, picture
 from vdm_jax.errors import RunError
@@ -285,6 +287,42 @@ def test_full_disk_leaves_nothing(videos, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="cannot write .*out: No space left on device"):
         curate(videos, tmp_path / "out", SETTINGS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.work", "videos"]
+
+
+def test_full_disk_while_measuring_is_one_line(videos, tmp_path, monkeypatch):
+    put(videos, "a.mp4", footage())
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(RunError, match=r"^cannot write \S+: No space left on device$"):
+            curate(videos, tmp_path / "out", SETTINGS)
+    assert set(curate(videos, tmp_path / "out", SETTINGS).spent.by_stage) == {"digest", "probe", "encode"}
+
+
+def test_two_runs_do_not_share_a_working_directory(videos, tmp_path):
+    put(videos, "a.mp4", footage())
+    (tmp_path / "out.work").mkdir()
+    held = lock(tmp_path / "out.work", tmp_path / "out.work")
+    try:
+        with pytest.raises(RunError, match="another process is writing"):
+            curate(videos, tmp_path / "out", SETTINGS)
+    finally:
+        os.close(held)
+
+
+def test_damaged_results_are_made_again(videos, tmp_path):
+    put(videos, "a.mp4", footage())
+    first = made(videos, tmp_path / "out", SETTINGS)
+    for path in sorted((tmp_path / "out.work").glob("[pe]*/*/*")):  # of the probe and of encoding
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[:-1])
+    again = curate(videos, tmp_path / "out", SETTINGS, overwrite=True)
+    assert set(again.spent.by_stage) == {"probe", "encode"}
+    assert again.manifest == first
 
 
 def test_existing_target_is_refused_before_decoding(videos, tmp_path, monkeypatch):
