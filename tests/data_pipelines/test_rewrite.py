@@ -11,6 +11,7 @@ import pytest
 
 from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards import rewrite
+from data_pipelines.shards.files import appearing
 from data_pipelines.shards.manifest import ClipSpec
 from data_pipelines.shards.reader import ClipSource, verify
 from data_pipelines.shards.rewrite import head, merge, split, subset
@@ -160,6 +161,17 @@ def test_a_failure_midway_leaves_nothing(two, tmp_path, monkeypatch):
         with pytest.raises((OSError, RunError)):
             work()
         assert everything_in(tmp_path) == ["a", "b"]
+
+
+def test_what_a_killed_process_left_is_cleared(two, tmp_path):
+    left = tmp_path / ".out.part"
+    (left / "00000-of-00002").mkdir(parents=True)
+    (left / "old.tar").write_text("x")
+    export_webdataset(two[0], tmp_path / "out")
+    assert everything_in(tmp_path / "out") == ["dataset.json", "train-000000.tar", "val-000000.tar"]
+    with appearing(tmp_path / "more"), pytest.raises(RunError, match="another process is writing"):
+        split(two[0], tmp_path / "more", 2)
+    assert everything_in(tmp_path) == ["a", "b", "more", "out"]
 
 
 SOURCE = {"name": "walk.mp4", "sha256": "f" * 64}

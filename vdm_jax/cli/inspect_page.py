@@ -19,7 +19,7 @@ from vdm_jax.media.grid import spread
 from vdm_jax.media.page import Bar, Card, Charts, Clips, Page, Section, Table, clip_media
 
 SHOWN = 24  # clips
-READ = 2048  # records whose labels and captions are counted
+READ, READ_BYTES = 2048, 256 << 20  # records whose labels and captions are counted, and what reading them may take
 CHIPS = 8  # values under a clip
 LONGEST = 60  # letters of a text among them; an embedding is nothing to look at
 EMBEDDED_BYTES = 1_500_000  # an mp4 up to this size is shown as it is stored
@@ -45,7 +45,9 @@ def set_page(path: Path, manifest: Manifest, sources: Mapping[str, ClipSource]) 
         "files": len(shards),
         **({"dropped_sources": len(manifest.dropped)} if manifest.dropped else {}),
     }
-    records = [source.record(k) for source in sources.values() for k in spread(len(source), READ // len(sources))]
+    each = sum(shard.bytes for shard in shards) / sum(shard.records for shard in shards)
+    read = max(1, min(READ, int(READ_BYTES / each)) // len(sources))
+    records = [source.record(k) for source in sources.values() for k in spread(len(source), read)]
     sections = [
         _clips(manifest, sources),
         *_numbers(records),
