@@ -190,6 +190,7 @@ PROCESSES = {
     "vp v": {"kind": "vp", "prediction": "v", "zero_terminal_snr": True, "schedule": "scaled_linear"},
     "vp eps": {"kind": "vp", "prediction": "eps", "schedule": "cosine", "steps": 50},
     "vp x0": {"kind": "vp", "prediction": "x0", "snr_shift": 3.0},
+    "scaled vp": {"kind": "scaled_vp", "schedule": "scaled_linear", "signal": 0.6},
     "edm": {"kind": "edm"},
     "edm v": {"kind": "edm", "prediction": "v", "told": "quarter_log", "sigma_data": 1.0},
 }

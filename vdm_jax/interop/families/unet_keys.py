@@ -5,7 +5,8 @@ layer here holds together is there one entry in each of several lists (`resnets`
 """
 
 from vdm_jax.interop.files.keymap import LINEAR, Buffer, Rule, as_conv, conv, linear, norm, under
-from vdm_jax.models.unet.config import Place, UNetConfig
+from vdm_jax.models.unet.config import UNetConfig
+from vdm_jax.models.unet.place import Place
 from vdm_jax.models.unet.temporal import position_table
 
 

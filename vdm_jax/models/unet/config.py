@@ -8,28 +8,10 @@ import dataclasses
 from vdm_jax.attention import check_kernel
 from vdm_jax.errors import did_you_mean
 from vdm_jax.models.unet.flops import forward_flops
+from vdm_jax.models.unet.place import Place
 from vdm_jax.nn.stack import check_remat
 
 TEMPORAL = ("none", "convolution", "motion", "mixed")
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a layer of the trunk stands, and so what it has.
-
-    Attributes:
-      channels: width of the level.
-      eps: of the residual block's norms.
-      heads, depth: of the spatial transformer; depth 0 is none.
-      motion_heads, motion_depth: of the motion module; depth 0 is none.
-    """
-
-    channels: int
-    eps: float
-    heads: int
-    depth: int
-    motion_heads: int
-    motion_depth: int
 
 
 @dataclasses.dataclass(frozen=True)

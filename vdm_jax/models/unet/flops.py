@@ -12,12 +12,28 @@ The time embedding and its projections are left out: they are once a frame.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:  # configs call this
-    from vdm_jax.models.unet.config import Place, UNetConfig
+from vdm_jax.models.unet.place import Place
 
 ENTRY_HEADS = 8  # of the transformer over time that `convolution` begins with
+
+
+class Trunk(Protocol):
+    """What is read of a `UNetConfig`, which calls this and so cannot be imported here."""
+
+    channels: int
+    in_channels: int
+    widths: tuple[int, ...]
+    heads: tuple[int, ...]
+    text_dim: int
+    temporal: str
+
+    def down(self, level: int) -> list[tuple[int, Place]]: ...
+
+    def mid(self) -> list[tuple[int, Place]]: ...
+
+    def up(self, level: int) -> list[tuple[int, Place]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +50,7 @@ class Size:
         return self.frames * self.pixels
 
 
-def forward_flops(cfg: "UNetConfig", frames: int, height: int, width: int, text: int) -> tuple[float, float]:
+def forward_flops(cfg: Trunk, frames: int, height: int, width: int, text: int) -> tuple[float, float]:
     """One clip's forward pass.
 
     Args:
@@ -65,7 +81,7 @@ def forward_flops(cfg: "UNetConfig", frames: int, height: int, width: int, text:
     return sum(total for total, _ in work), sum(seen for _, seen in work)
 
 
-def _layer(cfg: "UNetConfig", size: Size, in_channels: int, place: "Place") -> tuple[float, float]:
+def _layer(cfg: Trunk, size: Size, in_channels: int, place: Place) -> tuple[float, float]:
     p, c, square = size.positions, place.channels, 2.0 * size.positions * place.channels**2
     work = [(18.0 * p * c * (in_channels + c) + (2.0 * p * in_channels * c if in_channels != c else 0.0), 0.0)]
     convs = {"convolution": 4, "mixed": 2}.get(cfg.temporal, 0)

@@ -3,7 +3,8 @@
 import jax
 from flax import nnx
 
-from vdm_jax.models.unet.config import Place, UNetConfig
+from vdm_jax.models.unet.config import UNetConfig
+from vdm_jax.models.unet.place import Place
 from vdm_jax.models.unet.residual import SPACE, ResBlock
 from vdm_jax.models.unet.temporal import UNITS, FrameBlock, FrameMix, blend
 from vdm_jax.models.unet.transformer import GROUP_EPS, Block, Context

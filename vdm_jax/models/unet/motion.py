@@ -11,7 +11,8 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vdm_jax.attention import check_kernel
-from vdm_jax.models.unet.config import Place, UNetConfig
+from vdm_jax.models.unet.config import UNetConfig
+from vdm_jax.models.unet.place import Place
 from vdm_jax.models.unet.temporal import TemporalTransformer, motion_module
 
 

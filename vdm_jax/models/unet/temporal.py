@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vdm_jax.models.unet.config import Place, UNetConfig
+from vdm_jax.models.unet.config import UNetConfig
 from vdm_jax.models.unet.flops import ENTRY_HEADS
+from vdm_jax.models.unet.place import Place
 from vdm_jax.models.unet.residual import TIME, ResBlock
 from vdm_jax.models.unet.transformer import GROUP_EPS, LAYER_EPS, Block
 from vdm_jax.nn.conv import Conv

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vdm_jax.models.unet.config import Place, UNetConfig
+from vdm_jax.models.unet.config import UNetConfig
 from vdm_jax.models.unet.layers import Layer
+from vdm_jax.models.unet.place import Place
 from vdm_jax.models.unet.residual import SPACE, Downsample, Upsample
 from vdm_jax.models.unet.temporal import UNITS
 from vdm_jax.models.unet.transformer import Context

@@ -46,9 +46,16 @@ class Process:
 
     def __init__(self, said: dict):
         self.said = SimpleNamespace(**said)
-        if self.said.kind == "vp":
+        self.tabled = self.said.kind in ("vp", "scaled_vp")
+        if self.tabled:
             kept = [1.0, *self.alphas_cumprod().tolist()]
-            self.table = [(math.sqrt(k), math.sqrt(1 - k)) for k in kept]
+            self.table = [(math.sqrt(k) * self.signal(i), math.sqrt(1 - k)) for i, k in enumerate(kept)]
+
+    def signal(self, entry: int) -> float:
+        """What the signal is scaled by at an entry of the table, of which 0 is clean."""
+        if self.said.kind == "vp":
+            return 1.0
+        return 1 - (1 - self.said.signal) * min(max(entry - 1, 0) / (self.said.ramp - 1), 1.0)
 
     def alphas_cumprod(self) -> Tensor:
         """`[N]` float64; betas and their product are rounded to float32 first, as in training."""
@@ -72,7 +79,7 @@ class Process:
         """K + 1 levels, from pure noise to 0."""
         said = self.said
         line = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        if said.kind == "vp":
+        if self.tabled:
             return ((line * said.steps).round() / said.steps).tolist()
         if said.kind == "rectified_flow":
             top = 0.99 if said.prediction == "eps" else 1.0
@@ -83,14 +90,14 @@ class Process:
 
     def alpha_sigma(self, t: float) -> tuple[float, float]:
         """At a level of `levels`."""
-        if self.said.kind == "vp":
+        if self.tabled:
             return self.table[round(t * self.said.steps)]
         return (1 - t, t) if self.said.kind == "rectified_flow" else (1.0, t)
 
     def told(self, t: float) -> float:
         """What the network is told of a level."""
         said = self.said
-        if said.kind == "vp":
+        if self.tabled:
             return max(t * said.steps - 1, 0.0)
         if said.kind == "rectified_flow":
             return 1000 * t
@@ -119,8 +126,11 @@ class Process:
         keep = sigma_s / sigma_t
         if eta == 0 or s == 0:
             return keep * x + (alpha_s - keep * alpha_t) * x0
-        std = eta * keep * math.sqrt(max(sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2, 0))
-        keep = keep * math.sqrt(max(1 - eta**2 + (eta * keep * alpha_t / alpha_s) ** 2, 0))
+        ratio = alpha_t / alpha_s
+        if self.said.kind == "scaled_vp":  # noise is that of an unscaled signal
+            ratio = math.sqrt((1 - sigma_t**2) / (1 - sigma_s**2))
+        std = eta * keep * math.sqrt(max(sigma_t**2 - (ratio * sigma_s) ** 2, 0))
+        keep = keep * math.sqrt(max(1 - eta**2 + (eta * keep * ratio) ** 2, 0))
         return keep * x + (alpha_s - keep * alpha_t) * x0 + std * noise
 
 
