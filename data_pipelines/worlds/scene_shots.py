@@ -112,20 +112,21 @@ def shoot(rng: np.random.Generator, config: ScenesConfig, times: np.ndarray, *, 
     Args:
       rng: decides everything.
       config: the world.
-      times: int [N], the moment that each frame shows, in frames; 0, 1, 2 ... but where the picture is held.
+      times: float [N], the moment that each frame shows, rising: 0, 1, 2 ... but where the picture is held; motion is
+        so much a unit of time.
       standing: neither the camera nor an object moves.
     """
     count = 0 if standing else int(rng.integers(config.objects + 1))
     camera = "static" if standing else CAMERAS[rng.integers(len(CAMERAS))]
     if camera == "static" and not standing:  # then something else must move
         count, camera = (max(count, 1), camera) if config.objects else (count, "pan")
-    maps = [_camera(rng, config, camera, len(times))[times]]
+    maps = [_camera(rng, config, camera, times)]
     background, maps[0] = _background(rng, config, maps[0])
     pixels = _seen(background, maps[0], config)
     ids = np.zeros(pixels.shape[:3], np.uint8)
     for number in range(1, count + 1):
-        patch, path = _object(rng, config, len(times))
-        drawn = _seen(patch, path := path[times], config)
+        patch, path = _object(rng, config, times)
+        drawn = _seen(patch, path, config)
         alpha = drawn[..., 3:].astype(np.float32) / 255
         pixels = (pixels + alpha * (drawn[..., :3] - pixels.astype(np.float32)) + 0.5).astype(np.uint8)
         ids[drawn[..., 3] > 127] = number
@@ -140,19 +141,19 @@ def _steps(maps: np.ndarray, backwards: bool = False) -> np.ndarray:
     return np.where(same, np.eye(3), there @ np.linalg.inv(here))[:, :, :2]
 
 
-def _camera(rng: np.random.Generator, config: ScenesConfig, kind: str, frames: int) -> np.ndarray:
-    """Screen from background, [N, 3, 3], of a camera that starts above the origin."""
-    k = np.arange(frames)
+def _camera(rng: np.random.Generator, config: ScenesConfig, kind: str, k: np.ndarray) -> np.ndarray:
+    """Screen from background, [N, 3, 3], at the times k [N] of a camera that starts above the origin."""
+    frames, span = len(k), float(k[-1]) + 1
     way, zoom, angle = np.zeros((frames, 2)), np.zeros(frames), np.full(frames, rng.uniform(-0.1, 0.1))
     sign = rng.choice((-1, 1))
     match kind:
         case "pan" | "tilt":
-            speed = config.side * min(rng.uniform(*PAN), LONGEST_PAN / frames)
+            speed = config.side * min(rng.uniform(*PAN), LONGEST_PAN / span)
             way[:, int(kind == "tilt")] = sign * speed * k
         case "zoom":
-            zoom = sign * min(rng.uniform(*ZOOM), MOST_ZOOM / frames) * k
+            zoom = sign * min(rng.uniform(*ZOOM), MOST_ZOOM / span) * k
         case "roll":
-            angle = angle + sign * min(rng.uniform(*ROLL), MOST_ROLL / frames) * k
+            angle = angle + sign * min(rng.uniform(*ROLL), MOST_ROLL / span) * k
         case "handheld":
             way = config.side * np.stack([_shaking(rng, k), _shaking(rng, k)], -1)
             angle = angle + 0.3 * _shaking(rng, k)
@@ -177,14 +178,14 @@ def _background(rng: np.random.Generator, config: ScenesConfig, maps: np.ndarray
     return drawn, maps @ _affine(np.ones(1), np.zeros(1), low[None], np.zeros((1, 2)))
 
 
-def _object(rng: np.random.Generator, config: ScenesConfig, frames: int) -> tuple[Image.Image, np.ndarray]:
-    """A textured disc, polygon or star with an alpha channel, and its maps to the screen [N, 3, 3]."""
+def _object(rng: np.random.Generator, config: ScenesConfig, times: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+    """A textured disc, polygon or star with an alpha channel, and its maps to the screen [N, 3, 3] at the times."""
     extent = config.side * rng.uniform(*OBJECT_SIZE)
     pixels = int(np.ceil(extent)) + 4
     patch = Image.fromarray(picture(rng, pixels, pixels, extent / 2))
     patch.putalpha(_outline(rng, pixels, extent / 2))
     speed, heading = config.side * rng.uniform(*OBJECT_SPEED), rng.uniform(0, 2 * np.pi)
-    k = np.arange(frames)[:, None]
+    frames, k = len(times), times[:, None]
     room = np.array((config.width, config.height)) - 0.6 * extent
     way = rng.uniform(0, 1, 2) * room + k * speed * np.array((np.cos(heading), np.sin(heading)))
     way = room - np.abs(way % (2 * room) - room) + 0.3 * extent  # to and fro between the sides
