@@ -66,6 +66,15 @@ def test_every_verb_has_help_with_examples_that_parse(verb, capsys):
             assert isinstance(cli.parse(verb, module, given), argparse.Namespace)
 
 
+def test_what_stands_after_two_dashes_is_passed_on():
+    module = cli.module_of("curate")
+    args = cli.parse("curate", module, ["a", "b", "--out", "c", "--", "--flink_master=host:8081", "x"])
+    assert (args.inputs, args.passed_on) == (["a", "b"], ("--flink_master=host:8081", "x"))
+    assert cli.parse("curate", module, ["a", "--out", "c"]).passed_on == ()
+    with pytest.raises(ValueError, match="the following arguments are required: --out"):
+        cli.parse("curate", module, ["a", "--", "--out", "c"])
+
+
 def test_unknown_verb_names_the_nearest(capsys):
     assert cli.main(["trian"]) == 2
     shown = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", metavar="PAGE", type=Path, help="also write what filters remove, as a page")
     parser.add_argument("--dry-run", action="store_true", help="measure and decide, but write no set")
     parser.add_argument("--overwrite", action="store_true", help="replace a shard set that is there")
+    parser.set_defaults(passed_on=())
     add_json_argument(parser)
 
 
@@ -106,25 +108,28 @@ def _selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Curates; returns the exit status."""
-    inputs, options = _split(args.inputs)
     fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(CurateSettings) if hasattr(args, f.name)}
     fields |= {"filters": tuple(args.filters), "height": args.size[0], "width": args.size[1]}
     recipe = Recipe(CurateSettings(**fields), choose_scorers(args.scores))
     reading = InputSettings(args.images, args.root, tuple(_column(text) for text in args.column))
-    made = curate(
-        inputs,
-        args.out,
-        recipe,
-        {"examine": Counter("curate", "files"), "encode": Counter("encode", "files")},
-        reading=reading,
-        where=Where(args.runner, args.workers, options),
-        work=args.work,
-        dry_run=args.dry_run,
-        overwrite=args.overwrite,
-    )
+    try:
+        made = curate(
+            args.inputs,
+            args.out,
+            recipe,
+            {"examine": Counter("curate", "files"), "encode": Counter("encode", "files")},
+            reading=reading,
+            where=Where(args.runner, args.workers, args.passed_on),
+            work=args.work,
+            dry_run=args.dry_run,
+            overwrite=args.overwrite,
+        )
+    except KeyboardInterrupt:
+        print("what is measured and encoded stays; the same command goes on from there", file=sys.stderr)
+        raise
     if args.report:
         columns = [column for scorer in recipe.scorers for column in scorer.columns]
-        pictures = source_pictures(open_inputs(inputs, reading).sources)
+        pictures = source_pictures(open_inputs(args.inputs, reading).sources)
         write_filter_report(args.report, made.decision, pictures, columns, made.dropped)
     unmatched = [Figure(name, _count(made.notes[name])) for name in UNMATCHED]
     figures = [*_set_figures(made), *unmatched, *selection_figures(made.decision), *speed_figures(made.spent)]
@@ -183,12 +188,6 @@ def _set_figures(made: Curated) -> list[Figure]:
 
 def _count(value: int | Sequence[str]) -> int:
     return value if isinstance(value, int) else len(value)
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Inputs, and what stood after `--`: options of Beam, all of which begin with a dash."""
-    first = next((k for k, word in enumerate(words) if word.startswith("--")), len(words))
-    return list(words[:first]), tuple(words[first:])
 
 
 def _column(text: str) -> tuple[str, str]:

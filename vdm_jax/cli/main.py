@@ -8,7 +8,8 @@ A verb is a module `vdm_jax.cli.<verb>` with
 
 and is imported only when it is called, so that help does not wait for JAX.  `vdm curate rank` is a verb of two words,
 in `vdm_jax.cli.curate_rank`.  A verb that calls
-`parser.set_defaults(overrides=())` gets `--config.a.b=c` as `args.overrides = (("a.b", "c"), ...)`.
+`parser.set_defaults(overrides=())` gets `--config.a.b=c` as `args.overrides = (("a.b", "c"), ...)`, and one that calls
+`parser.set_defaults(passed_on=())` what stands after `--` as `args.passed_on`.
 
 Exit status: 0 done, 1 the machine or the data failed, 2 a usage error, 130 interrupted.
 """
@@ -125,9 +126,14 @@ def parse(verb: str, module, words: list[str]) -> argparse.Namespace:
     takes_overrides = parser.get_default("overrides") is not None
     if overrides and not takes_overrides:
         raise ValueError(f"{verb}: takes no config, so no --config.{overrides[0][0]}")
+    passed_on = None
+    if parser.get_default("passed_on") is not None and "--" in rest:
+        rest, passed_on = rest[: rest.index("--")], tuple(rest[rest.index("--") + 1 :])
     args = parser.parse_args(rest)
     if takes_overrides:
         args.overrides = overrides
+    if passed_on is not None:
+        args.passed_on = passed_on
     return args
 
 
