@@ -34,12 +34,14 @@ class Task:
       defects: of `scene_labels.DEFECTS`; a clip with any of them is defective.
       apart: clips with one of these are not asked about: the same defect in another guise, or one that hides it.
       worse: 1 if defective clips have the higher score, -1 if the lower.
+      travel: shorter sides that the camera moves in a clip, at least, for the clip to be asked about.
     """
 
     column: str
     defects: tuple[str, ...]
     apart: tuple[str, ...] = ()
     worse: int = 1
+    travel: float = 0.0
 
 
 TASKS = (
@@ -47,7 +49,7 @@ TASKS = (
     Task("still", ("still", "slide"), ("freeze",)),
     Task("held", ("freeze", "still", "slide")),
     Task("text", ("subtitle", "title", "slide"), ("watermark",)),
-    Task("overlay", ("watermark",), ("subtitle", "title", "slide", "bright")),
+    Task("overlay", ("watermark",), ("subtitle", "title", "slide", "bright"), travel=0.15),
     Task("blur", ("blur",), ("slide",)),
     Task("highlights", ("dark",), (), -1),
     Task("clipped_white", ("bright",), ("flash",)),
@@ -120,6 +122,8 @@ def area(defective: np.ndarray, clean: np.ndarray) -> float:
 def _judge(task: Task, scored: Iterable[tuple[SceneLabels, dict]]) -> Calibrated:
     defective, clean = [], []
     for labels, scores in scored:
+        if labels.camera_motion.sum() < task.travel:
+            continue
         kinds = {defect.kind for defect in labels.defects}
         if kinds & set(task.defects):
             if not kinds & (set(task.apart) - set(task.defects)):

@@ -53,6 +53,8 @@ def score_corpus(rows: Iterable[Row], limit: float = LIMIT) -> dict[str, dict[st
       ValueError: an embedding is not one.
     """
     held = [(row.id, str(row.scores["embedding"])) for row in rows if "embedding" in row.scores]
+    if not held:
+        return {}
     for text in {len(text): text for _, text in held}.values():
         fingerprint.decode(text)  # says what is wrong with it
     raw = np.frombuffer(b"".join(base64.b64decode(text) for _, text in held), np.int8)
@@ -78,7 +80,7 @@ def similar_pairs(embeddings: np.ndarray, limit: float) -> tuple[np.ndarray, np.
       order.
     """
     count = len(embeddings)
-    norms = np.sqrt((embeddings.astype(np.float32) ** 2).sum(1)) if count else np.zeros(0, np.float32)
+    norms = np.sqrt((embeddings.astype(np.float32) ** 2).sum(1))
     codes, cosines = [], []
     for a, b in _candidates(embeddings):
         cosine = np.einsum("pd,pd->p", embeddings[a].astype(np.float32), embeddings[b].astype(np.float32))

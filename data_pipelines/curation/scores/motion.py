@@ -44,7 +44,7 @@ class Motion:
     name: str = "motion"
     version: int = 1
     columns: tuple[Column, ...] = (
-        Column("motion", "mean speed of the picture", "shorter sides a second", "better", 0.01, temporal=True),
+        Column("motion", "mean speed of the picture", "shorter sides a second", "better", 0.005, temporal=True),
         Column("motion_camera", "mean speed that is the camera's", "shorter sides a second", temporal=True),
         Column("motion_object", "mean speed beside the camera's", "shorter sides a second", temporal=True),
         Column("moving", "pixels that move beside the camera", "share of the picture", temporal=True),

@@ -2,7 +2,7 @@
 
 With the gradient of luma g_t(x), its mean direction over time n(x) and
 
-    a(x) = 20th percentile over t of g_t(x) . n(x)          s(x) = a(x) / (mean over t of |g_t(x)|),
+    a(x) = 35th percentile over t of g_t(x) . n(x)          s(x) = a(x) / (mean over t of |g_t(x)|),
 
 an edge that is always there and always the same has s near 1, even where something moves behind a half-transparent
 mark; edges of the moving picture come and go, and have s near 0 (visible watermarks by their median gradients: Dekel et
@@ -23,12 +23,12 @@ from data_pipelines.curation.scores.protocol import Column, Sample, rounded
 
 EDGE = 1.5  # luma per pixel: a weaker edge is noise
 STEADY = 0.65  # s of an edge of an overlay
-ALWAYS = 20  # percentile over the pictures: a mark may be lost in one picture of five
+ALWAYS = 35  # percentile over the pictures: a mark may be lost in a third of them
 REACH = 0.06  # of the shorter side: half the window in which edges belong together
 DIRECTIONS = 0.2  # smaller over larger eigenvalue of the gradients of a mark
 DENSE = 0.15  # share of steady edges in the window of a mark
 HELD = 0.003  # shorter sides: between such pictures nothing moves, and they count once
-TRAVEL = 0.04  # shorter sides that the camera must move a place for it to be judged
+TRAVEL = 0.05  # shorter sides that the camera must move a place for it to be judged
 
 
 @dataclasses.dataclass(frozen=True)

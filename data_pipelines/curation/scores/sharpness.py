@@ -33,7 +33,9 @@ class Sharpness:
     name: str = "sharpness"
     version: int = 1
     columns: tuple[Column, ...] = (
-        Column("blur", "standard deviation of the blur of edges", "pixels, shorter side 256 or the source's", "worse"),
+        Column(
+            "blur", "standard deviation of the blur of edges", "pixels, shorter side 256 or the source's", "worse", 2.1
+        ),
     )
 
     def score(self, sample: Sample) -> dict[str, float | str]:

@@ -26,7 +26,7 @@ class Steadiness:
     version: int = 1
     columns: tuple[Column, ...] = (
         Column(
-            "flicker", "typical change of brightness against both neighbours", "share", "worse", 0.05, temporal=True
+            "flicker", "typical change of brightness against both neighbours", "share", "worse", 0.03, temporal=True
         ),
         Column("flash", "largest brightening that is gone again", "share of white", "worse", 0.15, temporal=True),
         Column("jump", "largest change of a picture, over those round it", "ratio", "worse", 6.0, temporal=True),

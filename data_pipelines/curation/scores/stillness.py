@@ -27,7 +27,7 @@ class Stillness:
     name: str = "stillness"
     version: int = 1
     columns: tuple[Column, ...] = (
-        Column("still", "time in which nothing changes", "share of the clip", "worse", 0.9, temporal=True),
+        Column("still", "time in which nothing changes", "share of the clip", "worse", 0.6, temporal=True),
         Column("held", "longest time in which the picture stands still", "seconds", "worse", 1.0, temporal=True),
     )
 

@@ -39,7 +39,7 @@ class TextArea:
     name: str = "text"
     version: int = 1
     columns: tuple[Column, ...] = (
-        Column("text", "overlaid writing, the boxes of its lines", "share of the picture", "worse", 0.02),
+        Column("text", "overlaid writing, the boxes of its lines", "share of the picture", "worse", 0.04),
     )
 
     def score(self, sample: Sample) -> dict[str, float | str]:
