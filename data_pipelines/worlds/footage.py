@@ -212,6 +212,7 @@ def _video(settings: FootageSettings, index: int, role: str, rng: np.random.Gene
         pixels = pixels[:, : pixels.shape[1] // 2 * 2, : pixels.shape[2] // 2 * 2]
     if min(pixels.shape[1:3]) < kind.least:
         pixels = upscale(pixels, 2)
+    base = min(base, Fraction(kind.fastest))
     repeats = -(-base.numerator // (30 * base.denominator))  # a picture of a fast video is there several times
     steps = np.repeat(1, len(pixels) * repeats)
     variable = kind.variable and repeats == 1 and base > 5 and bool(rng.uniform() < 0.2)

@@ -28,6 +28,7 @@ class Kind:
       options: of the encoder.
       share: how often it is used, against the others.
       least: pixels of the shorter side; x265 writes beyond its memory below 56, SVT-AV1 refuses below 64.
+      fastest: pictures a second; a GIF counts hundredths.
     """
 
     suffix: str
@@ -41,6 +42,7 @@ class Kind:
     options: tuple[tuple[str, str], ...] = ()
     share: float = 1.0
     least: int = 16
+    fastest: int = 120
 
 
 _X264 = (("preset", "veryfast"), ("crf", "21"))
@@ -64,7 +66,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(".mov", "mov", "libx264", (_420, _FULL), False, True, True, "aac", _X264, 2),
     Kind(".mov", "mov", "prores_ks", ("yuv422p10le",), False, False, True, "aac", (), 1),
     Kind(".mov", "mov", "mjpeg", ("yuvj444p",), True, False, True, "aac", (("q", "3"),), 1),
-    Kind(".gif", "gif", "gif", ("rgb8",), True, True, False, "", (), 1),
+    Kind(".gif", "gif", "gif", ("rgb8",), True, True, False, "", (), 1, fastest=25),
     Kind(".ts", "mpegts", "libx264", (_420,), False, True, False, "aac", _X264, 1),
     Kind(".ts", "mpegts", "mpeg2video", (_420,), False, False, False, "aac", (("q", "3"),), 1),
 )
