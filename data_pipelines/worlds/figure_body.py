@@ -53,43 +53,18 @@ ACTIONS = ("walks left", "walks right", "waves", "cheers", "jumps", "squats")
 
 
 def pose(action: str, phase: np.ndarray) -> dict[str, np.ndarray]:
-    """Angles in radians by limb, and the height of the feet above the ground, over the phase [T] of the action.
+    """Angles in radians by limb, towards the right of the frame, and the height `lift` of the feet above the ground.
 
-    Angles are counted towards the right of the frame; `turn` is -1 where the figure faces left.
+    Args:
+      action: of `ACTIONS`.
+      phase: float [T], in cycles of the action.
     """
-    wave = 2 * np.pi * phase
-    zero = np.zeros_like(wave)
-    limbs = (
-        "left arm",
-        "left forearm",
-        "right arm",
-        "right forearm",
-        "left thigh",
-        "left shin",
-        "right thigh",
-        "right shin",
-    )
-    angles = dict.fromkeys((*limbs, "lift"), zero)
-    angles |= {
-        "left arm": zero - 0.25,
-        "left forearm": zero - 0.15,
-        "right arm": zero + 0.25,
-        "right forearm": zero + 0.15,
-    }
-    angles |= {
-        "left thigh": zero - 0.12,
-        "left shin": zero - 0.12,
-        "right thigh": zero + 0.12,
-        "right shin": zero + 0.12,
-    }
+    wave, zero = 2 * np.pi * phase, np.zeros_like(phase)
+    still = {"left arm": -0.25, "left forearm": -0.15, "right arm": 0.25, "right forearm": 0.15}
+    angles = {name: zero + angle for name, angle in (still | {"lift": 0.0}).items()} | _bent(zero)
     match action:
         case "walks left" | "walks right":
-            swing, sign = 0.55 * np.sin(wave), 1 if action.endswith("right") else -1
-            bend = [0.35 + 0.35 * np.cos(wave + shift) for shift in (0.0, np.pi)]
-            angles |= {"left thigh": sign * swing, "left shin": sign * (swing - bend[0])}
-            angles |= {"right thigh": -sign * swing, "right shin": sign * (-swing - bend[1])}
-            angles |= {"left arm": -sign * 0.8 * swing, "left forearm": sign * (0.35 - 0.8 * swing)}
-            angles |= {"right arm": sign * 0.8 * swing, "right forearm": sign * (0.35 + 0.8 * swing)}
+            angles |= _walking(wave, 1 if action.endswith("right") else -1)
         case "waves":
             angles |= {"right arm": zero + 2.3, "right forearm": 2.9 + 0.6 * np.sin(2 * wave)}
         case "cheers":
@@ -97,22 +72,41 @@ def pose(action: str, phase: np.ndarray) -> dict[str, np.ndarray]:
             angles |= {"left arm": -2.4 - pump, "left forearm": -2.8 - pump}
             angles |= {"right arm": 2.4 + pump, "right forearm": 2.8 + pump}
         case "jumps":
-            air = np.clip((phase % 1 - 0.3) / 0.5, 0, 1)
-            crouch = np.maximum(
-                np.sin(np.pi * np.clip(phase % 1 / 0.3, 0, 1)), np.sin(np.pi * np.clip(phase % 1 / 0.2 - 4, 0, 1))
-            )
-            angles |= {"lift": 0.22 * 4 * air * (1 - air)}
-            angles |= _bent(0.5 * crouch)
-            angles |= {
-                "left arm": -0.25 - 0.9 * (air > 0) * np.sin(np.pi * air),
-                "right arm": 0.25 + 0.9 * np.sin(np.pi * air),
-            }
+            angles |= _jumping(phase % 1)
         case "squats":
             depth = np.sin(wave / 2) ** 2
             angles |= _bent(1.15 * depth)
             angles |= {"left arm": 0.2 + 1.1 * depth, "left forearm": 0.2 + 1.3 * depth}
             angles |= {"right arm": 0.2 + 1.1 * depth, "right forearm": 0.2 + 1.3 * depth}
     return angles
+
+
+def _walking(wave: np.ndarray, sign: int) -> dict[str, np.ndarray]:
+    """Legs that swing against each other, arms against the legs; `sign` is 1 to the right."""
+    swing = 0.55 * np.sin(wave)
+    bend = [0.35 + 0.35 * np.cos(wave + shift) for shift in (0.0, np.pi)]
+    return {
+        "left thigh": sign * swing,
+        "left shin": sign * (swing - bend[0]),
+        "right thigh": -sign * swing,
+        "right shin": sign * (-swing - bend[1]),
+        "left arm": -sign * 0.8 * swing,
+        "left forearm": sign * (0.35 - 0.8 * swing),
+        "right arm": sign * 0.8 * swing,
+        "right forearm": sign * (0.35 + 0.8 * swing),
+    }
+
+
+def _jumping(part: np.ndarray) -> dict[str, np.ndarray]:
+    """A crouch, a parabola through the air and a crouch again, over the part [T] of the cycle, in [0, 1)."""
+    air = np.clip((part - 0.3) / 0.5, 0, 1)
+    before, after = (np.sin(np.pi * np.clip(u, 0, 1)) for u in (part / 0.3, part / 0.2 - 4))
+    spread = 0.9 * np.sin(np.pi * air)
+    return _bent(0.5 * np.maximum(before, after)) | {
+        "lift": 0.22 * 4 * air * (1 - air),
+        "left arm": -0.25 - spread,
+        "right arm": 0.25 + spread,
+    }
 
 
 def _bent(angle: np.ndarray) -> dict[str, np.ndarray]:

@@ -141,7 +141,8 @@ def check(config: ScenesConfig, clips: int = 256, seed: int = 0) -> list[Figure]
     ):
         if value < least:
             raise ValueError(f"{name}: {value}; the oracle of scenes needs at least {least}")
-    made = [scenes.render(config, i, seed) for i in range(clips)]
+    plain = dataclasses.replace(config, duplicates=0.0)  # their edits are corruptions
+    made = [scenes.render(plain, i, seed) for i in range(clips)]
     labels = [label for _, label in made]
     readings = [read(video) for video, _ in made]
     verdicts: dict[str, list[bool]] = {"content": [], "transitions": [], **{kind: [] for kind in READ}, "found": []}
