@@ -101,10 +101,11 @@ def sample_spans(
     """
     gatherers = [_Gatherer(span, wanted_times(span, keyframes, settings), settings) for span in spans]
     gatherers.sort(key=lambda g: (g.until, g.span))
-    left = collections.deque(gatherers)
     reducer = Reducer(settings.side)
     thin = settings.head > 0 and all(span.duration >= SHORT for span in spans)
     wanted = {stretch for gatherer in gatherers for stretch in gatherer.stretches}
+    left = collections.deque(gatherers)
+    del gatherers  # a span that is done gives its pictures back
     for time, until, frame in decode_at(path, list(wanted), thin):
         picture = Picture(time, until, reducer, frame)
         for gatherer in left:
@@ -114,7 +115,8 @@ def sample_spans(
             yield done.span, done.sample(path)
         if not left:
             return
-    for gatherer in left:
+    while left:
+        gatherer = left.popleft()
         gatherer.finish()
         yield gatherer.span, gatherer.sample(path)
 
