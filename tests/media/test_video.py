@@ -4,6 +4,7 @@ import errno
 import io
 import pickle
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,6 +73,33 @@ def test_small_moving_pictures_give_the_same_bytes_whatever_lies_in_memory():
         seen.add(media.encode_mp4(clip, 8))
         del junk
     assert len(seen) == 1
+
+
+def panned(frames, height, width):
+    """A window that moves over a smooth picture."""
+    y, x = np.mgrid[: height + frames, : width + 2 * frames]
+    wide = np.stack([128 + 100 * np.sin(x / 5), 128 + 100 * np.cos(y / 7), 128 + 90 * np.sin((x + y) / 9)], -1)
+    return np.stack([np.uint8(wide[t : t + height, 2 * t : 2 * t + width]) for t in range(frames)])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 50), (64, 96)])
+def test_av1_is_smaller_and_shows_the_same(size):
+    clip = panned(12, *size)
+    stored = media.encode_mp4(clip, 8, codec="av1", crf=4)
+    assert stored == media.encode_mp4(clip, 8, codec="av1", crf=4)
+    assert media.probe(stored).codec in ("av1", "libdav1d")
+    decoded = media.decode(stored)[:, : size[0], : size[1]]
+    assert np.abs(decoded.astype(int) - clip).mean() < 6
+    with pytest.raises(ValueError, match="codec: 'av1' lossless is not h264, h264 lossless or av1"):
+        media.encode_mp4(clip, 8, codec="av1", lossless=True)
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_long_clips_have_keyframes_to_begin_at(codec):
+    with av.open(io.BytesIO(media.encode_mp4(panned(60, 32, 32), 8, codec=codec))) as container:
+        keys = [k for k, packet in enumerate(p for p in container.demux(video=0) if p.size) if packet.is_keyframe]
+    assert keys[0] == 0
+    assert len(keys) >= 3
 
 
 def test_encoding_is_deterministic():
