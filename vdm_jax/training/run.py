@@ -20,7 +20,7 @@ from vdm_jax.adapters.lora import add_lora
 from vdm_jax.attention import check_degree
 from vdm_jax.config import flatten
 from vdm_jax.diffusion.configuration import process_to_dict
-from vdm_jax.interop.lora import names_of
+from vdm_jax.interop.lora.adapters import names_of
 from vdm_jax.objectives.denoising import DenoisingObjective
 from vdm_jax.sampling.generate import make_generator
 from vdm_jax.sharding import check_batch, check_heads, make_mesh, place_batch
