@@ -5,8 +5,9 @@ Nothing moves but the camera, in one of fourteen ways, as s goes evenly from 0 t
     pan, tilt, roll      it turns by s A                     dolly, truck, pedestal   it moves along its axes by s A
     orbit                it goes round what it looks at and keeps looking at it
 
-Pose, intrinsics, depth, flow, what is hidden, masks and tracks of points are exact at the pixels' centres; colours are
-means of `samples x samples` rays in each pixel.  The oracle that reads the camera's way back is `planes_oracle`.
+Pose, intrinsics, depth, flow, what is hidden, masks and tracks of points are exact at the pixels' centres.  A pixel in
+which `samples x samples` rays meet different faces has the mean of their colours, any other one that of its centre.
+The oracle that reads the camera's way back is `planes_oracle`.
 
 Shape legend: T frames, H height, W width, N points.
 """
@@ -17,7 +18,7 @@ import itertools
 import numpy as np
 
 from data_pipelines.worlds import pinhole, rooms
-from data_pipelines.worlds.rooms import Faces
+from data_pipelines.worlds.rooms import Faces, Views
 from data_pipelines.worlds.world import Example, check_size, check_words, generator
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -49,7 +50,6 @@ REACH = {"pan": 30.0, "tilt": 20.0, "roll": 30.0, "orbit": 26.0, "dolly": 1.6, "
 AMOUNTS = (0.6, 1.0)  # smallest and largest share of the reach
 POINTS = 16  # that are tracked
 SEEN = 0.004  # of the picture: a smaller part of an object does not count as seen
-SAME = 2e-3  # relative difference in depth from which on a point is behind another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PlanesConfig:
       boards: how many flat boards hang in the room, 0 to 2.
       moves: the ways of the camera in use, of `MOVES`.
       field_of_view: degrees across the picture, 40 to 90.
-      samples: rays in each pixel, along each side: 1 to 4.
+      samples: rays that look for edges in each pixel, along each side: 1 to 4.
     """
 
     height: int = 32
@@ -98,11 +98,12 @@ def clip(config: PlanesConfig, index: int, seed: int = 0) -> Example:
     start = _start(rng)
     camera = path(move, amount, start, np.linspace(0, 1, config.frames) if config.frames > 1 else np.zeros(1))
     matrix = pinhole.intrinsics(config.height, config.width, pinhole.focal(config.width, config.field_of_view))
-    fields = _truth(rng, faces, camera, matrix, config)
+    seen = rooms.views(faces, camera, matrix)
+    fields = _truth(rng, faces, seen, camera, matrix, config)
     for number, thing in enumerate(objects, 1):
         thing["seen"] = bool(((fields["masks"] == number).mean((1, 2)) >= SEEN).any())
     attributes = {"move": move, "amount": round(amount, 6), "objects": objects}
-    return Example(_render(faces, camera, matrix, config), _caption(move, objects, config), attributes, fields)
+    return Example(_render(faces, seen, matrix, config), _caption(move, objects, config), attributes, fields)
 
 
 def path(move: str, amount: float, start: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -159,65 +160,77 @@ def _furnish(rng: np.random.Generator, config: PlanesConfig) -> tuple[Faces, lis
         else:
             turn, lean = rng.uniform(-0.7, 0.7, 2)
             u = rng.uniform(0.9, 1.4) * np.array([np.cos(turn), 0, np.sin(turn)])
-            v = rng.uniform(0.6, 0.9) * np.array([0, np.cos(lean), np.sin(lean)])
+            level = np.array([-np.sin(turn), 0, np.cos(turn)])
+            v = rng.uniform(0.6, 0.9) * (np.cos(lean) * np.array([0, 1, 0]) + np.sin(lean) * level)
             middle = np.array([rng.uniform(-1.6, 1.6), rng.uniform(-1.0, -0.6), rng.uniform(3.0, 4.6)])
             faces += rooms.board(middle - u / 2 - v / 2, u, v, picture, tint, number)
         objects.append({"kind": "box" if n < config.boxes else "board", "colour": hues[n]})
     return faces, objects
 
 
-def _render(faces: Faces, camera: np.ndarray, matrix: np.ndarray, config: PlanesConfig) -> np.ndarray:
-    places = pinhole.grid(config.height, config.width, config.samples)
-    frames = []
-    for one in camera:  # a frame's rays fit into the caches
-        centres, directions = pinhole.rays(places, one[None], matrix)
-        hits = rooms.meet(faces, centres[0], directions[0])
-        colours = rooms.shade(faces, hits, directions[0], matrix[0, 0] * config.samples)
-        frames.append(colours.reshape(config.height, config.width, config.samples**2, 3).mean(2))
-    return (np.clip(np.stack(frames), 0, 255) + 0.5).astype(np.uint8)
+def _render(faces: Faces, seen: Views, matrix: np.ndarray, config: PlanesConfig) -> np.ndarray:
+    samples, count = config.samples, len(faces.objects)
+    x, y = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in (config.width, config.height))
+    inside = (np.arange(samples) + 0.5) / samples
+    columns, rows = ((np.arange(side)[:, None] + inside).reshape(-1) for side in (config.width, config.height))
+    met = rooms.look(faces, seen, columns, rows)
+    first = met[:, ::samples, ::samples]
+    mixed = np.zeros(first.shape, bool)
+    for i, j in itertools.product(range(samples), repeat=2):
+        mixed |= met[:, i::samples, j::samples] != first
+    video = np.empty((*first.shape, 3), np.float32)
+    for t, face in enumerate(first):  # a frame's rays fit into the caches
+        video[t] = rooms.shade(faces, seen, t * count + face.astype(np.int64), x, y[:, None], matrix)
+    t, i, j = (index[:, None] for index in np.nonzero(mixed))
+    i, j = np.indices((samples, samples)).reshape(2, 1, -1) + samples * np.stack([i, j])  # [2, R, samples^2]
+    keys = t * count + met[t, i, j].astype(np.int64)
+    colours = rooms.shade(faces, seen, keys, columns[j].astype(np.float32), rows[i].astype(np.float32), matrix, samples)
+    video[mixed] = colours.mean(1)
+    return (np.clip(video, 0, 255) + 0.5).astype(np.uint8)
 
 
 def _truth(
-    rng: np.random.Generator, faces: Faces, camera: np.ndarray, matrix: np.ndarray, config: PlanesConfig
+    rng: np.random.Generator, faces: Faces, seen: Views, camera: np.ndarray, matrix: np.ndarray, config: PlanesConfig
 ) -> dict[str, np.ndarray]:
     """Everything that is known, at the centres of the pixels."""
-    size = (config.height, config.width)
-    places = pinhole.grid(*size)
-    centres, directions = pinhole.rays(places, camera, matrix)
-    hits = [rooms.meet(faces, c, d) for c, d in zip(centres, directions)]
-    depth = np.stack([hit.depth for hit in hits]).astype(float)  # [T, H W]
-    points = centres[:, None] + depth[..., None] * directions
-    flow, visible = [], []
-    for t in range(len(camera) - 1):
-        there, far = pinhole.project(points[t], camera[t + 1], matrix)
-        flow.append(there - places)
-        visible.append(_seen(faces, there, far, camera[t + 1], matrix, size))
-    chosen = rng.integers(len(camera), size=POINTS), rng.integers(len(places), size=POINTS)
-    tracked = points[chosen]  # [N, 3], each seen in some frame
-    seen = [pinhole.project(tracked, one, matrix) for one in camera]
-    shape = (len(camera), *size)
+    x, y = (np.arange(side) + 0.5 for side in (config.width, config.height))
+    met = rooms.look(faces, seen, x, y)
+    depth = rooms.depths(seen, met, x, y)
+    places = pinhole.grid(config.height, config.width)
+    flat = np.concatenate([(places - matrix[:2, 2]) / matrix[0, 0], np.ones((len(places), 1))], -1)
+    points = depth.reshape(len(camera), -1, 1) * flat  # in the camera's axes
+    turn = camera[1:, :, :3] @ np.swapaxes(camera[:-1, :, :3], 1, 2)
+    shift = camera[1:, :, 3:] - turn @ camera[:-1, :, 3:]
+    there, far = pinhole.project(points[:-1], np.concatenate([turn, shift], -1), matrix)  # [T-1, H W, 2], [T-1, H W]
+    t, chosen = rng.integers(len(camera), size=POINTS), rng.integers(len(places), size=POINTS)
+    tracked = ((points[t, chosen] - camera[t, :, 3])[:, None] @ camera[t, :, :3])[:, 0]  # each seen in some frame
+    tracks, away = pinhole.project(tracked, camera, matrix)
+    visible = np.zeros(far.shape, bool)
+    shows = np.zeros(away.shape, bool)
+    for t in range(len(camera)):
+        pixels = slice(t - 1, t) if t else slice(0)
+        where = np.concatenate([tracks[t], *there[pixels]])
+        shown = _seen(faces, seen, t, where, np.concatenate([away[t], *far[pixels]]), (config.height, config.width))
+        shows[t], visible[pixels] = shown[:POINTS], shown[POINTS:].reshape(-1, len(places))
     return {
-        "depth": depth.reshape(shape).astype(np.float32),
-        "masks": np.stack([faces.objects[hit.face] for hit in hits]).reshape(shape).astype(np.uint8),
-        "flow": np.array(flow, np.float32).reshape(shape[0] - 1, *size, 2),
-        "flow_visible": np.array(visible, bool).reshape(shape[0] - 1, *size),
-        "tracks": np.stack([there for there, _ in seen]).astype(np.float32),
-        "tracks_visible": np.stack([_seen(faces, *s, one, matrix, size) for s, one in zip(seen, camera)]),
+        "depth": depth.astype(np.float32),
+        "masks": faces.objects.astype(np.uint8)[met],
+        "flow": (there - places).astype(np.float32).reshape(-1, *met.shape[1:], 2),
+        "flow_visible": visible.reshape(-1, *met.shape[1:]),
+        "tracks": tracks.astype(np.float32),
+        "tracks_visible": shows,
         "camera": camera.astype(np.float32),
         "intrinsics": np.tile(matrix, (len(camera), 1, 1)).astype(np.float32),
     }
 
 
 def _seen(
-    faces: Faces, places: np.ndarray, depth: np.ndarray, camera: np.ndarray, matrix: np.ndarray, size: tuple[int, int]
+    faces: Faces, seen: Views, t: int, places: np.ndarray, depth: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """Whether points at these places and depths are in the picture, with nothing before them: bool [N]."""
     with np.errstate(invalid="ignore"):
         inside = (places >= 0).all(-1) & (places < (size[1], size[0])).all(-1) & (depth > 0)
-    if inside.any():
-        centres, directions = pinhole.rays(places[inside], camera[None], matrix)
-        met = rooms.meet(faces, centres[0], directions[0]).depth
-        inside[inside] = met >= depth[inside] * (1 - SAME)
+    inside[inside] = ~rooms.hidden(faces, seen, t, places[inside], depth[inside])
     return inside
 
 

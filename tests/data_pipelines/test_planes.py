@@ -99,14 +99,51 @@ def test_moves_do_what_they_are_called(clips):
     assert still < 0.5 * np.abs(clips["orbit left"].fields["flow"]).mean() + 0.3
 
 
+def met_by_rays(faces, centre, directions):
+    """Depth [R] and face [R] that rays meet first, each ray with each face."""
+    normals = np.cross(faces.u, faces.v)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = ((faces.corners - centre) * normals).sum(-1) / (directions @ normals.T)
+        away = centre + depth[..., None] * directions[:, None] - faces.corners  # [R, F, 3]
+        a, b = ((away * side).sum(-1) / (side**2).sum(-1) for side in (faces.u, faces.v))
+        off = (a < 0) | (a > 1) | (b < 0) | (b > 1) | ~(depth > 1e-4)
+    depth[off] = np.inf
+    return depth.min(1), depth.argmin(1)
+
+
+def test_what_is_seen_is_what_each_ray_meets_first():
+    rng = np.random.default_rng(3)
+    config = PlanesConfig(height=20, width=26, frames=3, boxes=4, boards=2, field_of_view=90.0)
+    matrix = pinhole.intrinsics(20, 26, pinhole.focal(26, 90.0))
+    x, y = np.arange(26) + 0.5, np.arange(20) + 0.5
+    different = []
+    for move in ("orbit left", "dolly forward", "pan right", "roll left"):
+        faces, _ = planes._furnish(rng, config)
+        camera = planes.path(move, planes.REACH[move.split()[0]], planes._start(rng), np.linspace(0, 1, 3))
+        seen = rooms.views(faces, camera, matrix)
+        met = rooms.look(faces, seen, x, y)
+        depth = rooms.depths(seen, met, x, y)
+        places = pinhole.grid(20, 26)
+        centres, directions = pinhole.rays(places, camera, matrix)
+        for t in range(3):
+            near, face = met_by_rays(faces, centres[t], directions[t])
+            same = face == met[t].reshape(-1)
+            different.append(np.mean(~same))
+            np.testing.assert_allclose(depth[t].reshape(-1)[same], near[same], rtol=1e-9)
+            for share, expected in ((0.99, False), (1.01, True)):
+                behind = rooms.hidden(faces, seen, t, places, near * share)[faces.objects[face] > 0]
+                assert (behind == expected).mean() > 0.99
+    assert np.mean(different) < 1e-3  # but where a ray passes through an edge
+
+
 def test_rays_meet_a_box_where_it_is():
     room = rooms.cuboid(np.full(3, -10.0), np.full(3, 10.0), 0.0, np.arange(6), np.ones(3), 0)
     box = rooms.cuboid(np.array((-1.0, -1, 3)), np.array((1.0, 1, 5)), 0.0, np.full(6, 7), np.ones(3), 1)
     camera = pinhole.extrinsics(np.eye(3), np.zeros(3))[None]
-    matrix = pinhole.intrinsics(9, 9, 4.5)
-    centres, directions = pinhole.rays(pinhole.grid(9, 9), camera, matrix)
-    hits = rooms.meet(room + box, centres[0], directions[0])
-    depth, shown = hits.depth.reshape(9, 9), (room + box).objects[hits.face].reshape(9, 9)
+    faces, side = room + box, np.arange(9) + 0.5
+    seen = rooms.views(faces, camera, pinhole.intrinsics(9, 9, 4.5))
+    met = rooms.look(faces, seen, side, side)
+    depth, shown = rooms.depths(seen, met, side, side)[0], faces.objects[met[0]]
     np.testing.assert_array_equal(shown[3:6, 3:6], 1)
     assert shown.sum() == 9
     np.testing.assert_allclose(depth[shown == 1], 3.0, rtol=1e-6)
