@@ -163,7 +163,7 @@ def _story(rng: np.random.Generator, config: BounceConfig, kind: str | None) -> 
     side = min(config.height, config.width)
     radii = side * rng.uniform(*config.radius, config.balls)
     box = Box((config.width, config.height), radii, config.gravity * side, config.restitution, ghosts=kind == "ghost")
-    start = _start(rng, box)
+    start = scattered(rng, box)
     angles = rng.uniform(0, 2 * np.pi, config.balls)
     speeds = side * rng.uniform(*config.speed, config.balls)[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)
     times = np.arange(config.frames) / config.fps
@@ -181,7 +181,7 @@ def _story(rng: np.random.Generator, config: BounceConfig, kind: str | None) -> 
     return box, _broken(rng, box, story, velocities, times, Violation(kind, int(frame), int(ball)), len(config.colours))
 
 
-def _start(rng: np.random.Generator, box: Box) -> np.ndarray:
+def scattered(rng: np.random.Generator, box: Box) -> np.ndarray:
     """Places [N, 2] inside the box, none over another: one after the other, the whole anew if one finds no place."""
     size = np.array(box.size)
     while True:
@@ -234,7 +234,7 @@ def _broken(
     else:
         places, speeds = story.places[frame].copy(), velocities[frame].copy()
         if violation.kind == "teleport":
-            places[n] = _start(rng, box)[n]
+            places[n] = scattered(rng, box)[n]
         else:  # a sharp turn, backwards at most
             turn = rng.uniform(0.5, 1) * np.pi * rng.choice((-1, 1))
             cos, sin = np.cos(turn), np.sin(turn)

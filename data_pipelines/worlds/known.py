@@ -20,6 +20,8 @@ from data_pipelines.worlds import (
     scene_labels,
     scenes,
     scenes_oracle,
+    sound,
+    sound_oracle,
     sprites,
     sprites_oracle,
 )
@@ -100,6 +102,13 @@ WORLDS: dict[str, World] = {
             events.EventsConfig,
             events.clip,
             events_oracle.check,
+        ),
+        World(
+            "sound",
+            "balls that ring whenever they hit something, in stereo: each colour has its pitch",
+            sound.SoundConfig,
+            sound.clip,
+            sound_oracle.check,
         ),
     )
 }

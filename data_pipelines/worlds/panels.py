@@ -7,6 +7,7 @@
     before   as it is
     tracks   dots over the clip, hollow where the point is hidden
     clean    as it is
+    audio    left above and right below: how loud it is along the clip, bright up to the frame
     events   blue where it became darker, red where brighter, white where nothing happened
 
 Shape legend: T frames, H height, W width.
@@ -105,6 +106,19 @@ def _events(example: Example) -> np.ndarray:
     return np.concatenate([_bytes(np.clip(drawn, 0, 1)), np.full_like(example.video[:1], 255)])
 
 
+def _audio(example: Example) -> np.ndarray:
+    audio = np.abs(example.fields["audio"])
+    frames, height, width = len(example.video), max(DOTS_AT, example.video.shape[1]), example.video.shape[2]
+    width *= max(1, DOTS_AT // example.video.shape[1])
+    loud = np.stack([piece.max(0, initial=0.0) for piece in np.array_split(audio, width)])  # [width, 2]
+    tall = loud / max(float(loud.max()), 1e-6) * (height // 2 - 1)
+    away = np.abs(np.arange(height) + 0.5 - height / 2)[:, None]
+    lit = np.where(np.arange(height)[:, None] < height / 2, away < tall[:, 0], away < tall[:, 1])
+    heard = (np.arange(width) + 0.5) / width < np.arange(1, frames + 1)[:, None] / frames
+    light = np.where(lit, np.where(heard, 1.0, 0.4)[:, None], 0.1)
+    return _bytes(light[..., None] * (0.5, 0.9, 1.0))
+
+
 def _bytes(unit: np.ndarray) -> np.ndarray:
     return (unit * 255 + 0.5).astype(np.uint8)
 
@@ -121,4 +135,5 @@ DRAWN: Mapping[str, Callable[[Example], np.ndarray]] = {
     "tracks": _tracks,
     "clean": _clean,
     "event_counts": _events,
+    "audio": _audio,
 }

@@ -63,6 +63,9 @@ FIELDS: dict[str, Field] = {
     "clean": Field("T H W 3", np.uint8, "the clip before it was degraded"),
     "events": Field("N 4", np.float32, "(t, x, y, p) in order: time in frames, the pixel's column and row, sign +-1"),
     "event_counts": Field("T-1 H W 2", np.uint8, "events (darker, brighter) of the pixel from frame t to t + 1"),
+    "audio": Field(
+        "N 2", np.float32, "samples left and right, of attributes['audio_rate'] a second, as long as the clip"
+    ),
 }
 
 

@@ -19,7 +19,9 @@ _EPSILON = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Audio:
-    """float32 [T, bands], of the stored array `audio` [S], the samples of the whole clip.
+    """float32 [T, bands], of the stored array `audio`, the samples [S] or [S, channels] of the whole clip.
+
+    Channels are averaged, so that the mirrored clip sounds the same.
 
     Attributes:
       bands: filters.
@@ -36,8 +38,9 @@ class Audio:
     def compute(self, cut: Cut) -> np.ndarray:
         """See `Field.compute`."""
         samples = cut.arrays["audio"]
-        if samples.ndim != 1 or len(samples) < cut.frames:
+        if samples.ndim not in (1, 2) or len(samples) < cut.frames or samples.shape[-1] == 0:
             raise RunError(f"field 'audio': samples {list(samples.shape)} for a clip of {cut.frames} frames")
+        samples = samples.reshape(len(samples), -1).mean(1)
         each = len(samples) / cut.frames
         window = 2 ** max(5, int(np.ceil(np.log2(2 * each))))
         padded = np.pad(samples.astype(np.float32), window)
