@@ -14,6 +14,8 @@ from data_pipelines.worlds import (
     events_oracle,
     figure,
     figure_oracle,
+    multiview,
+    multiview_oracle,
     planes,
     planes_oracle,
     retrieval,
@@ -109,6 +111,13 @@ WORLDS: dict[str, World] = {
             sound.SoundConfig,
             sound.clip,
             sound_oracle.check,
+        ),
+        World(
+            "multiview",
+            "moving boxes and boards filmed by several cameras at once: every pose, and where each pixel is elsewhere",
+            multiview.MultiviewConfig,
+            multiview.clip,
+            multiview_oracle.check,
         ),
     )
 }

@@ -7,6 +7,7 @@
     before   as it is
     tracks   dots over the clip, hollow where the point is hidden
     clean    as it is
+    view     the views of the other cameras, as they are, numbered from 1
     audio    left above and right below: how loud it is along the clip, bright up to the frame
     events   blue where it became darker, red where brighter, white where nothing happened
 
@@ -36,6 +37,8 @@ def panels(example: Example) -> dict[str, np.ndarray]:
     for name, draw in DRAWN.items():
         if name in example.fields:
             drawn[name] = draw(example)
+    for number, view in enumerate(example.fields.get("views", ()), 1):
+        drawn[f"view {number}"] = view
     return drawn
 
 

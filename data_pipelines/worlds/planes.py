@@ -44,7 +44,7 @@ MOVES: dict[str, str] = {  # what a caption says
     "orbit left": "circles to the left",
     "orbit right": "circles to the right",
 }
-_LOW, _HIGH = np.array((-3.2, -1.7, -2.2)), np.array((3.2, 1.5, 6.5))  # of the room; y points down
+LOW, HIGH = np.array((-3.2, -1.7, -2.2)), np.array((3.2, 1.5, 6.5))  # of the room; y points down
 _TARGET = 4.0  # what an orbit goes round is so far ahead
 REACH = {"pan": 30.0, "tilt": 20.0, "roll": 30.0, "orbit": 26.0, "dolly": 1.6, "truck": 1.3, "pedestal": 0.8}
 AMOUNTS = (0.6, 1.0)  # smallest and largest share of the reach
@@ -103,7 +103,7 @@ def clip(config: PlanesConfig, index: int, seed: int = 0) -> Example:
     for number, thing in enumerate(objects, 1):
         thing["seen"] = bool(((fields["masks"] == number).mean((1, 2)) >= SEEN).any())
     attributes = {"move": move, "amount": round(amount, 6), "objects": objects}
-    return Example(_render(faces, seen, matrix, config), _caption(move, objects, config), attributes, fields)
+    return Example(render(faces, seen, matrix, config), _caption(move, objects, config), attributes, fields)
 
 
 def path(move: str, amount: float, start: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -144,7 +144,7 @@ def _start(rng: np.random.Generator) -> np.ndarray:
 def _furnish(rng: np.random.Generator, config: PlanesConfig) -> tuple[Faces, list[dict]]:
     """Walls, boxes in a row on the floor, and boards above them; and what the objects are."""
     plain = np.ones(3)
-    faces = rooms.cuboid(_LOW, _HIGH, 0.0, rng.permutation(rooms.PICTURES)[:6], plain, 0)
+    faces = rooms.cuboid(LOW, HIGH, 0.0, rng.permutation(rooms.PICTURES)[:6], plain, 0)
     objects: list[dict] = []
     colours = list(COLOURS)
     total = config.boxes + config.boards
@@ -155,7 +155,7 @@ def _furnish(rng: np.random.Generator, config: PlanesConfig) -> tuple[Faces, lis
         if n < config.boxes:
             half = rng.uniform((0.35, 0.4, 0.35), (0.6, 0.9, 0.6))
             x, z = places[n] + rng.uniform(-0.25, 0.25), rng.uniform(3.2, 4.6)
-            middle = np.array([x, _HIGH[1] - half[1], z])
+            middle = np.array([x, HIGH[1] - half[1], z])
             faces += rooms.cuboid(middle - half, middle + half, rng.uniform(0, np.pi / 2), picture, tint, number)
         else:
             turn, lean = rng.uniform(-0.7, 0.7, 2)
@@ -168,7 +168,7 @@ def _furnish(rng: np.random.Generator, config: PlanesConfig) -> tuple[Faces, lis
     return faces, objects
 
 
-def _render(faces: Faces, seen: Views, matrix: np.ndarray, config: PlanesConfig) -> np.ndarray:
+def render(faces: Faces, seen: Views, matrix: np.ndarray, config: PlanesConfig) -> np.ndarray:
     samples, count = config.samples, len(faces.objects)
     x, y = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in (config.width, config.height))
     inside = (np.arange(samples) + 0.5) / samples
@@ -210,8 +210,8 @@ def _truth(
     for t in range(len(camera)):
         pixels = slice(t - 1, t) if t else slice(0)
         where = np.concatenate([tracks[t], *there[pixels]])
-        shown = _seen(faces, seen, t, where, np.concatenate([away[t], *far[pixels]]), (config.height, config.width))
-        shows[t], visible[pixels] = shown[:POINTS], shown[POINTS:].reshape(-1, len(places))
+        both = shown(faces, seen, t, where, np.concatenate([away[t], *far[pixels]]), (config.height, config.width))
+        shows[t], visible[pixels] = both[:POINTS], both[POINTS:].reshape(-1, len(places))
     return {
         "depth": depth.astype(np.float32),
         "masks": faces.objects.astype(np.uint8)[met],
@@ -224,7 +224,7 @@ def _truth(
     }
 
 
-def _seen(
+def shown(
     faces: Faces, seen: Views, t: int, places: np.ndarray, depth: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """Whether points at these places and depths are in the picture, with nothing before them: bool [N]."""

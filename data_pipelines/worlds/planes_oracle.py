@@ -64,7 +64,7 @@ def read(video: np.ndarray, depth: np.ndarray, config: PlanesConfig) -> Reading:
     if len(pixels) < 2 or depth.shape != pixels.shape[1:3]:
         raise ValueError(f"video: {list(pixels.shape)} with depth {list(depth.shape)}; two frames of its size at least")
     frames = np.unique(np.maximum(np.round(np.array(_MOMENTS) * (len(pixels) - 1)).astype(int), 1))
-    grey = _blurred(luminance(pixels[np.append(0, frames)]))
+    grey = blurred(luminance(pixels[np.append(0, frames)]))
     matrix = pinhole.intrinsics(*depth.shape, pinhole.focal(depth.shape[1], config.field_of_view))
     places, values = _spread(grey[0])
     flat = (places - matrix[:2, 2]) / matrix[0, 0]
@@ -72,11 +72,11 @@ def read(video: np.ndarray, depth: np.ndarray, config: PlanesConfig) -> Reading:
     points = np.concatenate([flat, np.ones((len(flat), 1))], -1) * deep[:, None]
     cameras, amounts = _candidates(config.moves, tuple((frames / (len(pixels) - 1)).tolist()))
     there, _ = pinhole.project(points, cameras, matrix)  # [M, A, K, P, 2]
-    errors = np.stack([_errors(grey[k + 1], there[:, :, k], values) for k in range(len(frames))])  # [K, M, A]
-    still = np.array([_errors(grey[k + 1], places, values) for k in range(len(frames))])
-    m, a = np.unravel_index(errors.mean(0).argmin(), amounts.shape)
-    left = float(errors[:, m, a].mean() / max(float(still.mean()), 1e-6))
-    explained = left <= LESS and (errors[:, m, a] <= EACH * still).all()
+    off = np.stack([errors(grey[k + 1], there[:, :, k], values) for k in range(len(frames))])  # [K, M, A]
+    still = np.array([errors(grey[k + 1], places, values) for k in range(len(frames))])
+    m, a = np.unravel_index(off.mean(0).argmin(), amounts.shape)
+    left = float(off[:, m, a].mean() / max(float(still.mean()), 1e-6))
+    explained = left <= LESS and (off[:, m, a] <= EACH * still).all()
     return Reading(config.moves[m] if explained else None, float(amounts[m, a]), left)
 
 
@@ -90,7 +90,7 @@ def follows(video: np.ndarray, flow: np.ndarray, visible: np.ndarray) -> bool:
     Raises:
       ValueError: wrong shape or dtype.
     """
-    grey = _blurred(luminance(pixels_of(video[None])[0]))
+    grey = blurred(luminance(pixels_of(video[None])[0]))
     length = np.median(np.hypot(flow[..., 0], flow[..., 1])) if flow.size else 0.0
     gap = int(np.clip(np.ceil(FAR / max(float(length), 1e-3)), 1, max(len(flow) // 2, 1)))
     moved, still = [], []
@@ -98,8 +98,8 @@ def follows(video: np.ndarray, flow: np.ndarray, visible: np.ndarray) -> bool:
         here, there = _carried(flow[t : t + gap], visible[t : t + gap])
         if len(here):
             values = grey[t][here[:, 1].astype(int), here[:, 0].astype(int)]
-            moved.append(_errors(grey[t + gap], there, values))
-            still.append(_errors(grey[t + gap], here, values))
+            moved.append(errors(grey[t + gap], there, values))
+            still.append(errors(grey[t + gap], here, values))
     if not moved or np.mean(moved) > FOLLOWS * np.mean(still):
         return False
     return bool(np.mean(np.array(moved) < still) >= MOSTLY)
@@ -179,7 +179,7 @@ def _spread(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([j, i], -1) + 0.5, grey[i, j]
 
 
-def _errors(grey: np.ndarray, places: np.ndarray, values: np.ndarray) -> np.ndarray:
+def errors(grey: np.ndarray, places: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Mean capped difference [...] between a frame at places [..., P, 2] and values [P]; CAP where all are outside."""
     height, width = grey.shape
     x, y = (places[..., dim].astype(np.float32) - np.float32(0.5) for dim in (0, 1))
@@ -196,7 +196,7 @@ def _errors(grey: np.ndarray, places: np.ndarray, values: np.ndarray) -> np.ndar
     return np.where(few, CAP, (off * inside).sum(-1) / np.maximum(count, 1))
 
 
-def _blurred(grey: np.ndarray) -> np.ndarray:
+def blurred(grey: np.ndarray) -> np.ndarray:
     """[T, H, W] averaged with its neighbours, weights 1 2 1 along both sides; the border is repeated."""
     padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]

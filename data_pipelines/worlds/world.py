@@ -22,6 +22,7 @@ from vdm_jax.errors import did_you_mean
 from vdm_jax.media.figures import Figure
 
 SIDE, FRAMES = (16, 128), (1, 128)  # what every world can draw
+MATCHED = 16  # points that are tracked through several views
 REAL, CORRUPTED = 0.99, 0.05  # how often an oracle must be right on real clips, and may be wrong on corrupted ones
 
 
@@ -63,6 +64,13 @@ FIELDS: dict[str, Field] = {
     "clean": Field("T H W 3", np.uint8, "the clip before it was degraded"),
     "events": Field("N 4", np.float32, "(t, x, y, p) in order: time in frames, the pixel's column and row, sign +-1"),
     "event_counts": Field("T-1 H W 2", np.uint8, "events (darker, brighter) of the pixel from frame t to t + 1"),
+    "views": Field("V T H W 3", np.uint8, "other cameras' clips of the same scene at the same times"),
+    "views_camera": Field("V T 3 4", np.float32, "of each view, as `camera`"),
+    "views_intrinsics": Field("V T 3 3", np.float32, "of each view, as `intrinsics`"),
+    "views_tracks": Field(f"V T {MATCHED} 2", np.float32, "the points of `tracks`, in each view"),
+    "views_tracks_visible": Field(f"V T {MATCHED}", np.bool_, "whether the point is seen in the view"),
+    "matches": Field("V T H W 2", np.float32, "(dx, dy) to where the view shows what the pixel's centre shows"),
+    "matches_visible": Field("V T H W", np.bool_, "whether that point is seen in the view: inside, and not hidden"),
     "audio": Field(
         "N 2", np.float32, "samples left and right, of attributes['audio_rate'] a second, as long as the clip"
     ),
