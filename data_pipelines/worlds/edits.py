@@ -111,8 +111,8 @@ def clip(config: EditsConfig, index: int, seed: int = 0) -> Example:
     fields = {"before": videos[0], "changed": (videos[0] != videos[1]).any(-1), **truth}
     attributes = {
         "kind": kind,
-        "before": [dataclasses.asdict(s) for s in before if s is not None],
-        "objects": [dataclasses.asdict(s) for s in after if s is not None],
+        "before": [s.words() for s in before if s is not None],
+        "objects": [s.words() for s in after if s is not None],
         "object": slot + 1,
     }
     return Example(videos[1], Edit(kind, old, new).instruction, attributes, fields)

@@ -75,7 +75,7 @@ def clip(config: RetrievalConfig, index: int, seed: int = 0) -> Example:
         other = NEGATIVES[kind](list(shown), rng, world)
         if other is not None:
             negatives[kind] = caption(other)
-    attributes = {"objects": [dataclasses.asdict(sprite) for sprite in shown], "negatives": negatives}
+    attributes = {"objects": [sprite.words() for sprite in shown], "negatives": negatives}
     return Example(video, caption(shown), attributes, layers.truth(masks, drawn))
 
 

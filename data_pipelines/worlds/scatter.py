@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.worlds.layers import Layer, crowding
-from data_pipelines.worlds.shapes import coverage
-from data_pipelines.worlds.sprites import COLOURS, DIRECTIONS, Sprite, SpritesConfig, sprite_layer
-from data_pipelines.worlds.sprites_oracle import AREA, CENTROID_DROP
+from data_pipelines.worlds.shapes import AREA, CENTROID_DROP, coverage
+from data_pipelines.worlds.sprites import COLOURS, DIRECTIONS, Sprite, SpritesConfig, sprite_layers
 
 OVERLAP, TRIES = 0.25, 40  # share of the frames in which a box may overlap others, if so many tries give that
 ROOM = 0.8  # largest product of how many there are and their extent
@@ -91,7 +90,8 @@ def scatter(sprites: Sequence[Sprite], seed: tuple[int, ...], config: SpritesCon
 
 def place(sprite: Sprite, slot: int, number: int, seed: tuple[int, ...], config: SpritesConfig) -> Layer:
     """The sprite of a slot in one try; size and way do not depend on its colour and shape."""
-    return sprite_layer(sprite, np.random.default_rng([*seed, slot, number]), config)
+    (layer,) = sprite_layers(sprite, np.random.default_rng([*seed, slot, number]), config)
+    return layer
 
 
 def read_sprites(video: np.ndarray, config: SpritesConfig) -> dict[str, Seen]:

@@ -9,6 +9,15 @@ Shape legend: H height, W width.
 import numpy as np
 
 SHAPES: tuple[str, ...] = ("square", "circle", "triangle", "cross", "diamond", "ring")
+AREA = {  # of a shape with half-size 1
+    "square": 4.0,
+    "circle": np.pi,
+    "triangle": 2.0,
+    "cross": 20 / 9,
+    "diamond": 2.0,
+    "ring": np.pi * (1 - 0.44**2),
+}
+CENTROID_DROP = {"triangle": 1 / 3}  # how far below its box's centre the centroid lies, for half-size 1
 
 
 def coverage(shape: str, centres: np.ndarray, half: np.ndarray | float, height: int, width: int) -> np.ndarray:
