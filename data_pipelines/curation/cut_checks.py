@@ -14,7 +14,16 @@ way before and after M,
     dip(M) = median over boxes of  var M / ((var A + var B) / 2).
 
 Its profile over the pictures between A and B says where a fade begins and ends (x = 0.05 leaves 0.9), and that it is
-one: a ramp, not a stretch of dark or blurred pictures with a step at both ends.
+one: a ramp, not a stretch of dark or blurred pictures with a step at both ends.  A mix takes structure away everywhere
+alike; where things come close, leave or go out of focus, some boxes lose it and others gain, so that the spread of the
+ratio over the boxes (`unevenness`) is several times that of a mix.
+
+Where the shots stand still enough, the mix itself is seen: with a', m', b' the pictures without their finest and
+coarsest structure, least squares give m' = p a' + q b', and
+
+    explained = 1 - |m' - p a' - q b'|^2 / |m'|^2,      x = q / (p + q).
+
+Motion explains a picture by one of the two or by neither, never by equal parts of two that are unlike.
 """
 
 import dataclasses
@@ -27,12 +36,15 @@ from data_pipelines.curation.scores.opencv import import_opencv
 
 BOX = 12  # pixels of the boxes in which structure is compared, at 64 pixels of the shorter side
 BLACK = 24  # of bars, at most, of 255
+LIT = 0.2  # share of a line's pixels that are brighter, where it is no bar
 LEAST_VARIANCE = 6.0  # of a box with structure
 NOISE = 4.0  # variance that says nothing: `c` above
 DIMMED, SMOOTH = 0.6, 1.5  # pictures whose brightness differs so much are graded and smoothed (pixels) first
 SEEN = 0.4  # share of a picture that is left to compare, at least
 GONE = 0.1  # share of the variance below which a picture is gone, faded to a plain colour
 PLAINER = 1.25  # times the variance of the plainer of two scenes: less than that a mix has
+COARSE = 27  # pixels of the boxes whose means say nothing about a mix
+UNRELATED = 0.8  # share of one picture's energy, at least, that the other does not explain
 FLAT_SHARE = 0.05  # share of boxes with structure below which a picture is a plain colour
 
 
@@ -73,6 +85,13 @@ class Shown:
         return _moments(self.gray.astype(np.float32))[1]
 
     @functools.cached_property
+    def band(self) -> np.ndarray:
+        """Luma without its finest and coarsest structure, float32 [h, w]."""
+        cv2 = import_opencv()
+        gray = self.gray.astype(np.float32)
+        return cv2.GaussianBlur(gray, (0, 0), SMOOTH) - cv2.boxFilter(gray, -1, (COARSE, COARSE))
+
+    @functools.cached_property
     def contrast(self) -> float:
         """Variance in the middling box: writing over a plain picture does not count."""
         return float(np.median(self.variance[self.content]))
@@ -82,7 +101,7 @@ class Shown:
         """bool [h, w]: what is not within half a box of black bars, which would look alike in all pictures."""
         inside = np.ones(self.gray.shape, bool)
         for lines, view in ((self.gray, inside), (self.gray.T, inside.T)):  # rows, then columns
-            lit = np.flatnonzero(np.percentile(lines, 80, axis=1) > BLACK)
+            lit = np.flatnonzero((lines > BLACK).mean(1) > LIT)
             if len(lit) > len(lines) // 4:
                 first, last = lit[0], lit[-1] + 1
                 view[: first + BOX // 2 if first else 0] = False
@@ -93,6 +112,25 @@ class Shown:
     def is_flat(self) -> bool:
         """Whether it is one plain colour, but for little."""
         return float((self.variance > LEAST_VARIANCE)[self.content].mean()) < FLAT_SHARE
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """A picture as a sum of two others.
+
+    Attributes:
+      explained: share of its energy that the sum has.
+      first, second: how much of each is in it.
+    """
+
+    explained: float
+    first: float
+    second: float
+
+    @property
+    def share(self) -> float:
+        """Of the second in the sum; 0 where there is no sum."""
+        return self.second / max(self.first + self.second, 1e-3)
 
 
 class Checker:
@@ -147,9 +185,14 @@ class Checker:
             return 1.0
         return float(np.median(m.variance[structured] / mean[structured]))
 
-    def mixed(self, a: Shown, m: Shown, b: Shown) -> float:
-        """`dip`, or 1 where no mix explains it but another gain, or that one scene is plainer than the other."""
+    def mixed(self, a: Shown, m: Shown, b: Shown, least: float) -> float:
+        """`dip`, or 1 where no mix explains it but another gain, or that one scene is plainer than the other.
+
+        From `least` on what explains it is not asked.
+        """
         dip = self.dip(a, m, b)
+        if dip >= least:
+            return dip
         lower = np.minimum(a.variance, b.variance)
         structured = (lower > LEAST_VARIANCE) & _in_both(a, b)
         if structured.mean() < FLAT_SHARE:
@@ -159,6 +202,27 @@ class Checker:
             return dip if share < 3 * GONE else 1.0
         darker = min(1.0, m.brightness / max(min(a.brightness, b.brightness), 1.0))
         return 1.0 if share > PLAINER else dip / max(darker**2, GONE)
+
+    def unevenness(self, a: Shown, m: Shown, b: Shown) -> float:
+        """Spread (between quartiles, of the logarithm) of what `dip` takes the median of; 0 where nothing is left."""
+        mean = (a.variance + b.variance) / 2
+        structured = (mean > 2 * LEAST_VARIANCE) & _in_both(a, b)
+        if not structured.any():
+            return 0.0
+        low, high = np.percentile(np.log((m.variance[structured] + 1) / mean[structured]), (25, 75))
+        return float(high - low)
+
+    def unmixed(self, a: Shown, b: Shown, m: Shown) -> Mix:
+        """How `m` is mixed of `a` and `b`, by least squares."""
+        where = _in_both(a, b)
+        first, middle, second = (shown.band[where] for shown in (a, m, b))
+        aa, bb, ab = first @ first, second @ second, first @ second
+        am, bm, mm = first @ middle, second @ middle, middle @ middle
+        rest = aa * bb - ab * ab
+        if not rest > UNRELATED * aa * bb or mm < where.sum():  # what both show explains all, or nothing does
+            return Mix(0.0, 0.0, 0.0)
+        p, q = (am * bb - bm * ab) / rest, (bm * aa - am * ab) / rest
+        return Mix(float((p * am + q * bm) / mm), float(p), float(q))
 
     def _carried(self, a: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Picture `a` carried along a flow (where each pixel comes from), and which pixels lay within it."""

@@ -8,21 +8,27 @@ before, within and after (`cut_checks`).  Pictures of a few seconds are held, ho
 Times are seconds since the first picture, to the millisecond.
 """
 
-import collections
+import bisect
 import dataclasses
 import math
+import operator
 import os
 from collections.abc import Iterator
 
 from data_pipelines.curation.cut_cascade import Candidate, Cascade, CascadeSettings
-from data_pipelines.curation.cut_checks import Checker, Shown
+from data_pipelines.curation.cut_checks import GONE, Checker, Shown
 from data_pipelines.curation.small_pictures import small_pictures
 
-VERSION = 1
+VERSION = 2
 HARD, FADE = "hard", "fade"
 STANDS_OUT = 0.1
 AROUND, FAINT = 0.5, 0.3  # seconds, and the share of their variance
+MIDDLES = 6  # pictures of each candidate, at least, that may be the middle of a fade
+LONG = 1.0  # seconds; a longer fade through a plain colour shows that colour
+SURELY = 0.1  # more unlike than that are the shots that a dissolve joins, by its mixes alone
+PART, OUTSIDE = 0.2, -0.1  # least part of each shot in the middle of a mix; part of one that the other may lack
 RISE, EDGE = 0.75, 0.08  # of a fade's profile that is looked for, and the share of its width that lies beyond it
+_time = operator.attrgetter("time")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,8 @@ class CutSettings:
         for a stretch with a step at both ends, 1 for a notch.
       followed: what looks like a fade is motion if its middle resembles both of its ends so much,
       moved: or has more than that share of their variance, when what moves is followed.
+      uneven: what looks like a fade is motion if its structure goes so much more in some places than in others.
+      explained: a picture is a mix whatever its variance if two unlike ones explain so much of it.
       flash: seconds after which the old shot may be back, so that there was no cut.
       cascade: rates and thresholds of the detectors.
     """
@@ -49,6 +57,8 @@ class CutSettings:
     ramp: tuple[float, float] = (0.15, 0.8)
     followed: float = 0.65
     moved: float = 0.85
+    uneven: float = 1.5
+    explained: float = 0.85
     flash: float = 0.35
     cascade: CascadeSettings = dataclasses.field(default_factory=CascadeSettings)
 
@@ -60,6 +70,8 @@ class CutSettings:
             ("dip", 0, 1),
             ("followed", 0, 1),
             ("moved", 0, 1),
+            ("uneven", 0, 10),
+            ("explained", 0, 1),
             ("flash", 0, 2),
         )
         for name, low, high in bounds:
@@ -135,6 +147,7 @@ class _Fade:
     Attributes:
       dip: its lowest share of the variance.
       period: of the pass that saw it.
+      explained: how well the two explain the pictures between; 0 if that was not asked.
     """
 
     before: int
@@ -142,6 +155,7 @@ class _Fade:
     dip: float
     period: float
     cut: Cut
+    explained: float = 0.0
 
 
 class _Judge:
@@ -154,7 +168,7 @@ class _Judge:
     def __init__(self, settings: CutSettings):
         self._settings = settings
         self._checker = Checker()
-        self.film: collections.deque[Shown] = collections.deque()
+        self.film: list[Shown] = []
         self._hard: dict[int, Cut] = {}  # by the number of the new shot's first picture
         self._fades: list[_Fade] = []
         self._reach = 2.5 * max((1 / rate for rate in settings.cascade.rates), default=0.0) + 1.0
@@ -171,8 +185,8 @@ class _Judge:
             else:
                 self._judge_hard(candidate)
         oldest = min((self._at(c.first).time for c in left), default=now)
-        while len(self.film) > 2 and self.film[0].time < min(oldest, now) - self._reach:
-            self.film.popleft()
+        gone = bisect.bisect_left(self.film, min(oldest, now) - self._reach, key=_time)
+        del self.film[: min(gone, len(self.film) - 2)]
         return left
 
     def found(self) -> list[Cut]:
@@ -218,17 +232,50 @@ class _Judge:
         )
 
     def _between(self, first: int, stop: int) -> Iterator[Shown]:
-        return (self._at(n) for n in range(max(first, self.film[0].number), min(stop, self.film[-1].number + 1)))
+        start = self.film[0].number
+        return iter(self.film[max(first - start, 0) : max(stop - start, 0)])
 
     def _judge_fade(self, candidate: Candidate) -> None:
         middles = list(self._between(candidate.first, candidate.last + 1))
-        step = max(1, len(middles) // 12)
-        dip, middle = min((self._dip(m, candidate.period), m.number) for m in middles[::step])
-        if dip > self._settings.dip:
-            return
-        fade = self._measured(middle, candidate.period)
+        step = max(1, len(middles) // MIDDLES)
+        fade = self._unmixed(middles[::step], candidate.period)
+        if fade is None:
+            dip, middle = min((self._dip(m, candidate.period), m.number) for m in middles[::step])
+            fade = self._measured(middle, candidate.period) if dip <= self._settings.dip else None
         if fade is not None:
             self._fades.append(fade)
+
+    def _unmixed(self, middles: list[Shown], period: float) -> "_Fade | None":
+        """The dissolve that one of some pictures is in the middle of, if it shows: what each shot adds, and how."""
+        mixes = [(self._checker.unmixed(*self._around(m, period), m), m.number) for m in middles]
+        clear = [(min(mix.first, mix.second), n) for mix, n in mixes if mix.explained >= self._settings.explained]
+        part, middle = max(clear, default=(0.0, 0))
+        if part < PART:
+            return None
+        m = self._at(middle)
+        a, b = self._around(m, period)
+        beyond = self._around(m, 1.5 * period)
+        outside = [self._checker.unmixed(a, b, shown) for shown in beyond]
+        if outside[0].second < OUTSIDE or outside[1].first < OUTSIDE:
+            return None  # the mix goes on: a slower pass sees all of it
+        mixes = {s.number: self._checker.unmixed(a, b, s) for s in self._between(a.number, b.number + 1)}
+        first = max(n for n, mix in mixes.items() if n == a.number or (n < middle and mix.share <= EDGE))
+        last = min(n for n, mix in mixes.items() if n == b.number or (n > middle and mix.share >= 1 - EDGE))
+        inside = [mixes[first + (last - first) * k // 4] for k in (1, 2, 3)]
+        rising = inside[0].share < inside[1].share < inside[2].share
+        explained = sum(mix.explained for mix in inside) / 3
+        before, after = self._at(first), self._at(last)
+        same = self._checker.same(a, b)
+        if not rising or explained < self._settings.explained or same >= self._settings.unlike - SURELY:
+            return None
+        width = (1 + 2 * EDGE) * (after.time - before.time)
+        cut = Cut((before.time + after.time) / 2, FADE, 1 - max(same, 0.0), width)
+        return _Fade(first, last, self._checker.dip(before, m, after), period, cut, explained)
+
+    def _around(self, middle: Shown, period: float) -> tuple[Shown, Shown]:
+        """The pictures a period before and after one, or the farthest that no hard cut divides from it."""
+        low, high = self._room(middle.number)
+        return self._shown_at(middle.time - period, low, high), self._shown_at(middle.time + period, low, high)
 
     def _room(self, middle: int) -> tuple[int, int]:
         """Numbers of the first and last picture around one that no hard cut divides from it."""
@@ -242,7 +289,7 @@ class _Judge:
             return 1.0
         a = self._shown_at(middle.time - period, low, middle.number - 1)
         b = self._shown_at(middle.time + period, middle.number + 1, high)
-        return self._checker.mixed(a, middle, b)
+        return self._checker.mixed(a, middle, b, self._settings.dip)
 
     def _is_motion(self, first: int, middle: int, last: int) -> bool:
         """Whether what the middle picture shows is in the first and the last one as well, and no fainter there."""
@@ -253,7 +300,11 @@ class _Judge:
 
     def _shown_at(self, time: float, low: int, high: int) -> Shown:
         """The picture of those numbers that is nearest in time."""
-        return min(self._between(low, high + 1), key=lambda s: abs(s.time - time))
+        start = self.film[0].number
+        low, high = max(low - start, 0), min(high - start, len(self.film) - 1)
+        after = bisect.bisect_left(self.film, time, low, high, key=_time)
+        before = max(after - 1, low)
+        return min(self.film[before], self.film[after], key=lambda shown: abs(shown.time - time))
 
     def _measured(self, middle: int, period: float) -> "_Fade | None":
         """The fade around a picture, if there is one: the pictures just outside of it, and the cut."""
@@ -276,23 +327,37 @@ class _Judge:
         same = max(
             self._checker.same(s, t) for s in self._between(first - 1, first + 1) for t in (after, self._at(last + 1))
         )
-        if same >= self._settings.unlike or self._is_motion(first, middle, last):
-            return None
         width = (1 + 2 * EDGE) * (after.time - before.time)
+        mixed = lowest >= GONE or (width > LONG and not m.is_flat)  # else nothing is left, evenly or not
+        uneven = mixed and self._checker.unevenness(before, m, after) > self._settings.uneven
+        if same >= self._settings.unlike or uneven or self._is_motion(first, middle, last):
+            return None
         cut = Cut((before.time + after.time) / 2, FADE, 1 - max(same, 0.0), width)
         return _Fade(first, last, lowest, period, cut)
 
 
 def _told_apart(fades: list[_Fade]) -> list[_Fade]:
-    """Of fades that overlap the one that a fast pass saw, unless a slower one saw it, and nothing else, better."""
+    """Of fades that overlap the one that is explained best, or that a fast pass saw.
+
+    But one that a slower pass saw, and nothing else, better.
+    """
     kept: list[_Fade] = []
-    for fade in sorted(fades, key=lambda f: (f.period, f.dip, f.before)):
+    for fade in sorted(fades, key=lambda f: (-f.explained, f.period, f.dip, f.before)):
         others = [other for other in kept if fade.before < other.after and other.before < fade.after]
         if not others:
             kept.append(fade)
-        elif len(others) == 1 and fade.dip < others[0].dip - 0.05 and fade.period > others[0].period:
+        elif (
+            len(others) == 1
+            and not others[0].explained
+            and fade.dip < others[0].dip - 0.05
+            and fade.period > others[0].period
+        ):
             kept[kept.index(others[0])] = fade
     return kept
+
+
+def _is_better(slow: _Fade, fast: _Fade) -> bool:
+    return slow.dip < fast.dip - 0.05 and slow.period > fast.period
 
 
 def _edge(profile: dict[int, float], middle: int, step: int) -> int:

@@ -100,6 +100,29 @@ def test_fast_camera_is_no_cut(tmp_path, first):
     assert cuts_of(tmp_path, panned) == []
 
 
+@pytest.mark.parametrize("mixed", [6, 12])
+def test_dissolve_of_a_plain_dark_shot(tmp_path, first, second, mixed):
+    """Its structure only grows, so that the mix itself must be seen."""
+    dark, bright = np.repeat(first[:1] // 8, SHOT, 0), np.repeat(second[:1], SHOT, 0)
+    found = cuts_of(tmp_path, joined(dark, bright, mixed))
+    assert [cut.kind for cut in found] == [FADE]
+    start, end = (SHOT - mixed) / FPS, SHOT / FPS
+    assert min(end, found[0].end) - max(start, found[0].start) > 0.7 * (found[0].end - found[0].start)
+
+
+def test_what_comes_close_and_out_of_focus_is_no_fade(tmp_path, first):
+    """A smooth dark thing grows over the picture and goes again, while the camera turns elsewhere behind it."""
+    wide = np.concatenate([first[0], first[0][:, ::-1]] * 2, 1)
+    y, x = np.mgrid[:64, :96]
+    pixels = []
+    for k in range(60):
+        radius = 64 * np.exp(-(((k - 30) / 10) ** 2))
+        covered = 1 / (1 + np.exp((np.hypot(y - 32, x - 40) - radius) / 4))[..., None]
+        behind = wide[:, 4 * k : 4 * k + 96]
+        pixels.append((1 - covered) * behind + covered * (40 + 20 * np.sin(x / 40))[..., None])
+    assert cuts_of(tmp_path, np.stack(pixels).astype(np.uint8)) == []
+
+
 def test_pictures_that_were_not_compared_widen_a_cut(tmp_path, first, second):
     found = cuts_of(tmp_path, np.concatenate([first, second]), fps=48, rate=12)
     assert [cut.kind for cut in found] == [HARD]
@@ -141,6 +164,8 @@ def test_unusable_files(tmp_path):
     ("make", "message"),
     [
         (lambda: CutSettings(side=4), "side: 4 is not within 32..512"),
+        (lambda: CutSettings(uneven=-1), "uneven: -1 is not within 0..10"),
+        (lambda: CutSettings(explained=2), "explained: 2 is not within 0..1"),
         (lambda: CutSettings(ramp=(0.5, 0.1)), "ramp: .* is not two rising shares"),
         (lambda: CascadeSettings(rates=(1.0,)), "changes: 4 thresholds for 1 rates"),
         (lambda: CascadeSettings(jump=0.0), "jump: 0.0 is not positive"),
