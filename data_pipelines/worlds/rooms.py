@@ -212,26 +212,27 @@ def shade(
     footprint = (inverse * texel) ** 2 * np.maximum(slant, np.float32(0.05))  # one over its square, in texels
     level = np.clip(np.float32(-0.5) * np.log2(np.maximum(footprint, 1e-12)), 0, LEVELS - 1 - 1e-3)
     lower = level.astype(np.int32)
-    share = (level - lower)[..., None]
+    share = level - lower
     number = np.tile(faces.pictures * LEVELS, len(seen.maps)).take(keys) + lower
     a, b = a / inverse, b / inverse
     colours = _texels(number, lower, a, b)
     colours += share * (_texels(number + 1, lower + 1, a, b) - colours)
-    return colours * np.tile(faces.tints.astype(np.float32), (len(seen.maps), 1)).take(keys, 0)
+    colours *= np.tile(faces.tints.T.astype(np.float32), len(seen.maps)).take(keys, 1)
+    return np.moveaxis(colours, 0, -1)
 
 
 def _texels(number: np.ndarray, level: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Interpolated colours [..., 3] at places (a, b) of levels of pictures, numbered `LEVELS picture + level`."""
+    """Interpolated colours [3, ...] at places (a, b) of levels of pictures, numbered `LEVELS picture + level`."""
     atlas, starts = _atlas()
     side = TEXELS >> level
     most = (side - 1).astype(np.float32)
     x, y = (np.clip(at * (most + 1) - np.float32(0.5), 0, most) for at in (a, b))
     left, up = (np.minimum(at.astype(np.int32), side - 2) for at in (x, y))
-    x, y = (x - left)[..., None], (y - up)[..., None]
+    x, y = x - left, y - up
     base = starts.take(number) + up * side + left
-    top, below = atlas.take(base, 0), atlas.take(base + side, 0)
-    top += x * (atlas.take(base + 1, 0) - top)
-    below += x * (atlas.take(base + side + 1, 0) - below)
+    top, below = atlas.take(base, 1), atlas.take(base + side, 1)
+    top += x * (atlas.take(base + 1, 1) - top)
+    below += x * (atlas.take(base + side + 1, 1) - below)
     top += y * (below - top)
     return top
 
@@ -258,7 +259,7 @@ def _windows(faces: Faces, camera: np.ndarray, matrix: np.ndarray) -> np.ndarray
 
 @functools.cache
 def _atlas() -> tuple[np.ndarray, np.ndarray]:
-    """All texels of all pictures at all levels, float32 [N, 3], and where each picture's levels begin [PICTURES L]."""
+    """All texels of all pictures at all levels, float32 [3, N], and where each picture's levels begin [PICTURES L]."""
     texels, starts, total = [], np.zeros((PICTURES, LEVELS), int), 0
     for number in range(PICTURES):
         image = Image.fromarray(pictures.picture(np.random.default_rng([0x7E5, number]), TEXELS, TEXELS, TEXELS / 3))
@@ -268,4 +269,4 @@ def _atlas() -> tuple[np.ndarray, np.ndarray]:
             starts[number, level] = total
             total += side * side
             texels.append(shrunk.reshape(-1, 3))
-    return np.concatenate(texels), starts.reshape(-1)
+    return np.ascontiguousarray(np.concatenate(texels).T), starts.reshape(-1)
