@@ -169,6 +169,13 @@ def _furnish(rng: np.random.Generator, config: PlanesConfig) -> tuple[Faces, lis
 
 
 def render(faces: Faces, seen: Views, matrix: np.ndarray, config: PlanesConfig) -> np.ndarray:
+    """What cameras show, uint8 [T, H, W, 3].
+
+    Args:
+      faces, seen: the scene and how the cameras see it, see `rooms.views`.
+      matrix: K [3, 3].
+      config: for size and rays.
+    """
     samples, count = config.samples, len(faces.objects)
     x, y = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in (config.width, config.height))
     inside = (np.arange(samples) + 0.5) / samples
@@ -227,9 +234,18 @@ def _truth(
 def shown(
     faces: Faces, seen: Views, t: int, places: np.ndarray, depth: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Whether points at these places and depths are in the picture, with nothing before them: bool [N]."""
+    """Whether points are in the picture with nothing before them: bool [N].
+
+    Args:
+      faces, seen: see `rooms.views`.
+      t: the frame, or view, of `seen`.
+      places: [N, 2], (x, y) in pixels.
+      depth: [N].
+      size: (H, W).
+    """
     with np.errstate(invalid="ignore"):
-        inside = (places >= 0).all(-1) & (places < (size[1], size[0])).all(-1) & (depth > 0)
+        x, y = places.T
+        inside = (x >= 0) & (y >= 0) & (x < size[1]) & (y < size[0]) & (depth > 0)
     inside[inside] = ~rooms.hidden(faces, seen, t, places[inside], depth[inside])
     return inside
 
