@@ -110,14 +110,15 @@ def test_dissolve_of_a_plain_dark_shot(tmp_path, first, second, mixed):
     assert min(end, found[0].end) - max(start, found[0].start) > 0.7 * (found[0].end - found[0].start)
 
 
-def test_what_comes_close_and_out_of_focus_is_no_fade(tmp_path, first):
+@pytest.mark.parametrize("largest", [30, 40])
+def test_what_comes_close_and_out_of_focus_is_no_fade(tmp_path, first, second, largest):
     """A smooth dark thing grows over the picture and goes again, while the camera turns elsewhere behind it."""
-    wide = np.concatenate([first[0], first[0][:, ::-1]] * 2, 1)
+    wide = np.concatenate([first[0], second[0], first[0][:, ::-1], second[0][:, ::-1]], 1)
     y, x = np.mgrid[:64, :96]
     pixels = []
     for k in range(60):
-        radius = 64 * np.exp(-(((k - 30) / 10) ** 2))
-        covered = 1 / (1 + np.exp((np.hypot(y - 32, x - 40) - radius) / 4))[..., None]
+        radius = largest * np.exp(-(((k - 30) / 10) ** 2))
+        covered = 1 / (1 + np.exp((np.hypot(y - 32, x - 40) - radius) / 2))[..., None]
         behind = wide[:, 4 * k : 4 * k + 96]
         pixels.append((1 - covered) * behind + covered * (40 + 20 * np.sin(x / 40))[..., None])
     assert cuts_of(tmp_path, np.stack(pixels).astype(np.uint8)) == []
