@@ -6,7 +6,8 @@ Tracks.  With cameras [R_1 | t_1] and [R_2 | t_2], R = R_2 R_1^T and t = t_2 - R
 
 and |p_2^T F p_1| / |(F p_1)_xy| is how many pixels p_2 is away from its epipolar line.
 
-Pixels.  A pixel of the clip, at its depth, is carried into each view at the same time.  The difference of luminance
+Pixels.  A pixel of the clip, at its depth, is carried into each view that shows it at the same time.  The difference of
+luminance
 
     e(d) = mean of min(|I_v(p' + d) - I(p)|, CAP)
 
@@ -29,10 +30,10 @@ from vdm_jax.media.figures import Figure
 
 NEAR = 0.05  # pixels from its epipolar line within which an exact point lies
 AWAY = 0.09  # of the width, two pixels at least: how far places are that should fit less
-CLEARLY = 0.6  # of their difference that may be left where it should fit
-ENOUGH = 0.012  # of a frame's pixels: a smaller part of an object cannot be compared
+CLEARLY = 0.66  # of their difference that may be left where it should fit
+ENOUGH = 0.02  # of a frame's pixels: a smaller part of an object cannot be compared
 MOMENTS = 6  # frames of a clip that are compared, evenly spread
-LEAST_SIDE, LEAST_FRAMES = 24, 4  # of clips that are checked
+LEAST_SIDE, LEAST_FRAMES, LEAST_BASELINE = 32, 4, 15.0  # of clips that are checked
 _ROUND = np.array([step for step in itertools.product((-1, 0, 1), repeat=2) if any(step)], float)
 
 
@@ -58,7 +59,13 @@ def epipolar(
 
 
 def fits(
-    video: np.ndarray, views: np.ndarray, cameras: np.ndarray, depth: np.ndarray, masks: np.ndarray, matrix: np.ndarray
+    video: np.ndarray,
+    views: np.ndarray,
+    cameras: np.ndarray,
+    depth: np.ndarray,
+    masks: np.ndarray,
+    visible: np.ndarray,
+    matrix: np.ndarray,
 ) -> np.ndarray:
     """What is left of the difference where views should fit, of that around: float [V, 1 + objects].
 
@@ -67,6 +74,7 @@ def fits(
       views: [V, T, H, W, 3], likewise.
       cameras: world to camera [1 + V, T, 3, 4], of the video and of the views.
       depth, masks: [T, H, W] of the video, as in `world.FIELDS`.
+      visible: [V, T, H, W], what of the video is seen in each view, as `matches_visible`.
       matrix: K [3, 3] of all.
 
     Returns:
@@ -91,10 +99,10 @@ def fits(
     for t in frames:
         own = cameras[0, t].astype(float)
         points = (flat * depth[t].reshape(-1, 1) - own[:, 3]) @ own[:, :3]
-        there, away = pinhole.project(points, cameras[1:, t].astype(float), matrix)  # [V, P, 2]
+        there, _ = pinhole.project(points, cameras[1:, t].astype(float), matrix)  # [V, P, 2]
         values = blurred(clip[0, t : t + 1])[0].reshape(-1)
         for v, k in itertools.product(range(len(views)), range(1 + objects)):
-            chosen = (masks[t].reshape(-1) == k) & _in_front(there[v], away[v], (height, width))
+            chosen = (visible[v, t] & (masks[t] == k)).reshape(-1)
             if chosen.sum() < ENOUGH * len(places):
                 continue
             grey = blurred(others[v, t : t + 1])[0]
@@ -116,11 +124,13 @@ def check(config: MultiviewConfig, clips: int = 128, seed: int = 0) -> list[Figu
     itself as each view, noise.
 
     Raises:
-      ValueError: a world of few frames or pixels, in which other times look alike.
+      ValueError: a world of few frames or pixels, in which other times look alike, or of cameras too close together.
     """
     if config.frames < LEAST_FRAMES or min(config.height, config.width) < LEAST_SIDE:
         size = f"{config.frames} of {config.height}x{config.width}"
         raise ValueError(f"frames: {size}; views are compared in {LEAST_FRAMES} of {LEAST_SIDE} pixels a side at least")
+    if config.baseline < LEAST_BASELINE:
+        raise ValueError(f"baseline: {config.baseline!r}; views are told apart from {LEAST_BASELINE} degrees on")
     made = [multiview.clip(config, i, seed) for i in range(clips)]
     views = [example.fields["views"] for example in made]
     cameras = [_cameras(example) for example in made]
@@ -154,7 +164,9 @@ def _cameras(example: Example) -> np.ndarray:
 def _agrees(example: Example, views: np.ndarray, cameras: np.ndarray) -> bool:
     fields = example.fields
     matrix = fields["intrinsics"][0].astype(float)
-    return agrees(fits(example.video, views, cameras, fields["depth"], fields["masks"], matrix))
+    return agrees(
+        fits(example.video, views, cameras, *(fields[k] for k in ("depth", "masks", "matches_visible")), matrix)
+    )
 
 
 def _tracked(example: Example, tracks: np.ndarray, cameras: np.ndarray) -> bool:
@@ -164,15 +176,3 @@ def _tracked(example: Example, tracks: np.ndarray, cameras: np.ndarray) -> bool:
     off = [epipolar(own, track.astype(float), (cameras[0], one), matrix) for track, one in zip(tracks, cameras[1:])]
     both = fields["tracks_visible"] & fields["views_tracks_visible"]
     return bool((np.array(off)[both] <= NEAR).all())
-
-
-def _in_front(there: np.ndarray, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Whether points [P] are inside the picture, and no other of them is clearly nearer in the same pixel."""
-    height, width = size
-    with np.errstate(invalid="ignore"):
-        inside = (there >= 0).all(-1) & (there < (width, height)).all(-1) & (depth > 0)
-    j, i = there[inside].astype(int).T
-    nearest = np.full((height, width), np.inf)
-    np.minimum.at(nearest, (i, j), depth[inside])
-    inside[inside] = depth[inside] <= 1.08 * nearest[i, j]
-    return inside

@@ -120,7 +120,8 @@ def test_the_oracle_is_right_and_says_no_to_other_views():
 def test_the_oracle_tells_the_object_of_another_time_from_the_room(made):
     example, late = made[0], made[0].fields["views"][:, ::-1]
     cameras = np.concatenate([example.fields["camera"][None], example.fields["views_camera"]])
-    known = cameras, example.fields["depth"], example.fields["masks"], example.fields["intrinsics"][0]
+    fields = example.fields
+    known = cameras, fields["depth"], fields["masks"], fields["matches_visible"], fields["intrinsics"][0]
     left = multiview_oracle.fits(example.video, example.fields["views"], *known)
     assert multiview_oracle.agrees(left)
     assert np.nanmax(multiview_oracle.fits(example.video, late, *known)[:, 1:]) > 1.5 * np.nanmax(left[:, 1:])
@@ -142,6 +143,8 @@ def test_what_cannot_be_compared_is_refused(made):
     with pytest.raises(ValueError, match="frames: 2 of 32x32"):
         multiview_oracle.check(dataclasses.replace(CONFIG, frames=2))
     fields = made[0].fields
-    known = fields["views_camera"], fields["depth"], fields["masks"], fields["intrinsics"][0]
+    with pytest.raises(ValueError, match="baseline: 5.0"):
+        multiview_oracle.check(dataclasses.replace(CONFIG, baseline=5.0))
+    known = fields["views_camera"], fields["depth"], fields["masks"], fields["matches_visible"], fields["intrinsics"][0]
     with pytest.raises(ValueError, match="views: "):
         multiview_oracle.fits(made[0].video, fields["views"][:, 1:], *known)
