@@ -25,6 +25,7 @@ import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vdm_jax.adapters.splice import swap
 from vdm_jax.nn.conv import Conv
 from vdm_jax.nn.linear import Linear
 from vdm_jax.nn.path_filter import Path, select
@@ -154,16 +155,8 @@ def add_lora(
     """
     chosen = choose(sites(network), config.targets, published or {})
     for layer in dict.fromkeys(site.layer for site in chosen):
-        *above, last = layer
-        parent = network
-        for key in above:
-            parent = parent[int(key)] if key.isdigit() else getattr(parent, key)
-        base = parent[int(last)] if last.isdigit() else getattr(parent, last)
-        adapted = _adapted(base, config, [site.matrix for site in chosen if site.layer == layer], rngs)
-        if last.isdigit():
-            parent[int(last)] = adapted
-        else:
-            setattr(parent, last, adapted)
+        matrices = [site.matrix for site in chosen if site.layer == layer]
+        swap(network, layer, lambda base, matrices=matrices: _adapted(base, config, matrices, rngs))
     return chosen
 
 

@@ -38,11 +38,13 @@ VERBS = {
     "plan": "say whether a run fits on a machine, and what it will cost, before there is one",
     "import": "read published weights into a run",
     "export": "write the weights of a run as published code reads them",
+    "methods": "list the published methods, and how far each is",
+    "claim": "measure the central claim of a published method at toy scale",
     "parity": "hold the networks here against the published ones",
     "shards": "verify, merge, cut or export shard sets",
     "inspect": "show what is in a shard set or a run",
 }
-COMPUTING = ("encode", "train", "sample", "curate rank")  # verbs that run a network
+COMPUTING = ("encode", "train", "sample", "curate rank", "claim")  # verbs that run a network
 OUR_CODE = (Path(__file__).parents[1], Path(__file__).parents[2] / "data_pipelines")
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -185,10 +185,17 @@ class Process(abc.ABC):
         x_t = map_frames(lambda x, z, r, d: r * x + d * z, (x_s, noise), (ratio, added))
         return select_frames(t == s, x_s, x_t)
 
-    def prior(self, rng: Array, like: Clip) -> Clip:
-        """A draw at t_max for data of unit variance: noise of standard deviation sqrt(alpha^2 + sigma^2)."""
+    def prior(self, rng: Array | None, like: Clip, noise: Clip | None = None) -> Clip:
+        """A draw at t_max for data of unit variance: noise of standard deviation sqrt(alpha^2 + sigma^2).
+
+        Args:
+          rng: key; None where `noise` is given.
+          like: shape of the clip.
+          noise: unit-variance noise like it, by default independent (see `sampling.noise`).
+        """
         leading_std = jnp.hypot(*self.alpha_sigma(jnp.float32(self.t_max)))
-        return map_frames(lambda z: leading_std * z, (noise_like(rng, like),), ())
+        noise = noise_like(rng, like) if noise is None else noise
+        return map_frames(lambda z: leading_std * z, (noise,), ())
 
 
 def _sqrt(variance: Array) -> Array:

@@ -23,10 +23,12 @@ from flax import nnx
 
 from vdm_jax.diffusion import packing
 from vdm_jax.diffusion.conditioning import drop_conditions
-from vdm_jax.diffusion.leaves import expand, leading_shape, noise_like
+from vdm_jax.diffusion.leaves import expand, leading_shape
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.objectives import Batch, Networks
+from vdm_jax.sampling.noise import INDEPENDENT, NoiseSource
+from vdm_jax.sampling.noise import draw as draw_noise
 from vdm_jax.types import CONDITION_KEYS, Array, Condition, Time, check_condition
 
 Draws = dict[str, Array]
@@ -44,6 +46,7 @@ class DenoisingObjective:
       vector: keys of the batch `[B]` that become entries of the condition `vector` (`fps`, `label` ...).
       constants: entries of `vector` that are the same for all clips, and their values.
       clip: key of the batch that is denoised: uint8 pixels (become x / 127.5 - 1) or float latents, or a dict of such.
+      noise: where noise comes from (`sampling.noise`); what it reads must be in the batch.
       bands: noise-level bands of `evaluate`.
 
     A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is.
@@ -56,6 +59,7 @@ class DenoisingObjective:
     vector: tuple[str, ...] = ()
     constants: Mapping[str, float] = dataclasses.field(default_factory=dict)
     clip: str = "video"
+    noise: NoiseSource = INDEPENDENT
     bands: int = 8
 
     def __post_init__(self):
@@ -158,7 +162,7 @@ class DenoisingObjective:
         """(weighted, unweighted) squared error, means over examples."""
         process = self.process
         x0 = jax.tree.map(as_float, batch[self.clip])
-        noise = jax.vmap(noise_like)(keys, x0)
+        noise = draw_noise(self.noise, keys, x0, batch)
         known = batch.get("known")
         time = time if known is None else jnp.where(given_frames(known), 0.0, time)
         x_t = process.q_sample(x0, noise, time)

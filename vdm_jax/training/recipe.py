@@ -49,12 +49,37 @@ class Update:
 
 
 @dataclasses.dataclass(frozen=True)
+class Target:
+    """A network that follows another one: after each step, `target <- decay target + (1 - decay) of`.
+
+    It has weights of its own (they may start elsewhere than those it follows), nothing trains them, and objectives read
+    it like any network: the target of consistency distillation, a momentum encoder.
+
+    Attributes:
+      network: that follows.
+      of: that is followed; both have the same parameters.
+      decay: share that stays in each step.
+    """
+
+    network: str
+    of: str
+    decay: float = 0.95
+
+    def __post_init__(self):
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay: {self.decay!r} must be in [0, 1)")
+        if self.network == self.of:
+            raise ValueError(f"of: {self.of!r} cannot follow itself")
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
-    """Updates that run together for a number of steps."""
+    """Updates that run together for a number of steps, and the networks that follow trained ones."""
 
     name: str
     updates: tuple[Update, ...]
     steps: int
+    targets: tuple[Target, ...] = ()
 
     def __post_init__(self):
         if self.steps < 1:
@@ -62,6 +87,9 @@ class Stage:
         names = [update.name for update in self.updates]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"updates: {names} must be one or more different names")
+        followers = [target.network for target in self.targets]
+        if len(set(followers)) < len(followers):
+            raise ValueError(f"targets: {followers} must be different networks")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,7 +117,7 @@ def assemble(
     empty = {} if null is None else {"null_ids": _plain(null["text_ids"]), "null_mask": _plain(null["text_mask"])}
     dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
     scalars = {"vector": config.train.vector, "constants": config.train.constants}
-    objective = DenoisingObjective(config.process, dropout, **scalars, **empty)
+    objective = config.objective.make(config.process, dropout=dropout, **scalars, **empty)
     stage = plain(objective, config.optimizer, config.train.steps, config.trains).stages[0]
     train = config.train
     kept = {"ema": config.ema, "guard": config.guard, "masters": train.masters, "frozen": train.frozen}

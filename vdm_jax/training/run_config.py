@@ -4,6 +4,7 @@ seed        int
 init        RUN or RUN:PART                  weights to start from (`interop.origin`); None draws them
 process     diffusion.process_from           what noise does
 model, text models.networks                  the networks
+objective   objectives.configuration         what is made small; None is plain denoising
 lora        adapters.LoRAConfig              low-rank pairs, which then are what trains; None for none
 data        a section of data_pipelines      checked there; here only its clip size and buckets are read
 train       TrainConfig                      steps, batch, precision, dropout
@@ -21,6 +22,7 @@ from vdm_jax.diffusion.configuration import process_from, process_to_dict
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.models.networks import NetworksConfig, kind_of, networks_from
+from vdm_jax.objectives.configuration import objective_from, objective_to_dict
 from vdm_jax.sampling.generate import SampleConfig
 from vdm_jax.sharding import MeshConfig
 from vdm_jax.training.callbacks import LogConfig
@@ -102,6 +104,7 @@ class RunConfig:
     log: LogConfig
     sample: SampleConfig
     compile: CompileConfig
+    objective: Any
     init: str | None = None
     lora: LoRAConfig | None = None
 
@@ -127,7 +130,7 @@ _SECTIONS: dict[str, type] = {
     "sample": SampleConfig,
     "compile": CompileConfig,
 }
-_OTHERS = ("seed", "init", "process", "model", "text", "lora", "data")
+_OTHERS = ("seed", "init", "process", "model", "text", "objective", "lora", "data")
 
 
 def run_config_from(config: Mapping[str, Any]) -> RunConfig:
@@ -159,6 +162,7 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
         buckets=buckets or (Bucket(*clip_shape[:3], sections["train"].batch_size),),
         init=check_init(config.get("init")),
         lora=build(LoRAConfig, config["lora"], "config.lora") if config.get("lora") else None,
+        objective=objective_from(config.get("objective")),
         **sections,
     )
     _check(run)
@@ -184,6 +188,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         "process": process_to_dict(run.process),
         "model": model,
         "text": to_dict(run.networks.text),
+        "objective": objective_to_dict(run.objective),
         "lora": to_dict(run.lora),
         "data": to_dict(config["data"]),
         **{name: to_dict(getattr(run, name)) for name in _SECTIONS},

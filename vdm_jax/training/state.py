@@ -114,10 +114,16 @@ class StatePlan:
         return frozenset().union(*self.trains.values())
 
     @property
+    def following(self) -> frozenset[Path]:
+        """Paths of the networks that follow others (`Stage.targets`)."""
+        names = {target.network for target in self.stage.targets}
+        return frozenset(path for path in flatten_dict(self.networks.abstract) if path[0] in names)
+
+    @property
     def frozen_paths(self) -> frozenset[Path]:
-        """Paths of everything else, where the updates leave weights out; none where they train all there are."""
-        paths = frozenset(flatten_dict(self.networks.abstract))
-        return paths - self.trained if self.networks.trainable - self.trained else frozenset()
+        """Paths of what never changes, where the updates leave weights out; none where they train all there are."""
+        paths, changes = frozenset(flatten_dict(self.networks.abstract)), self.trained | self.following
+        return paths - changes if self.networks.trainable - changes else frozenset()
 
     def init(self, seed: int) -> TrainState:
         """Fresh weights, moments and averages, each device making only its own shards."""
@@ -177,7 +183,10 @@ def plan_state(
     """
     rules, ema, guard = rules or LogicalRules(), ema or EMAConfig(), guard or GuardConfig()
     networks = define(make_networks)
-    trains = {u.name: select(networks.trainable, u.trains, f"updates.{u.name}.trains") for u in stage.updates}
+    _check_targets(networks.abstract, stage)
+    followers = {target.network for target in stage.targets}
+    leads = frozenset(path for path in networks.trainable if path[0] not in followers)
+    trains = {u.name: select(leads, u.trains, f"updates.{u.name}.trains") for u in stage.updates}
     optimizers = {u.name: make_optimizer(u.optimizer, networks.axes) for u in stage.updates}
     plan = StatePlan(
         networks, stage, trains, optimizers, ema, guard, masters, frozen or masters, mesh, rules,
@@ -185,6 +194,18 @@ def plan_state(
     )  # fmt: skip
     shapes = jax.eval_shape(functools.partial(_state_around, plan), networks.abstract)
     return dataclasses.replace(plan, abstract=_placed(plan, shapes))
+
+
+def _check_targets(params: Params, stage: Stage) -> None:
+    """Refuses targets that are not networks of the run, or not like what they follow."""
+    for target in stage.targets:
+        shapes = []
+        for field, name in (("network", target.network), ("of", target.of)):
+            if name not in params:
+                raise ValueError(f"targets.{field}: {did_you_mean(name, params)}")
+            shapes.append({path: leaf.shape for path, leaf in flatten_dict(params[name]).items()})
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"targets.of: {target.of!r} has other parameters than {target.network!r} that follows it")
 
 
 def on_mesh(plan: StatePlan, mesh: Mesh | AbstractMesh) -> StatePlan:
@@ -304,7 +325,8 @@ class _Keys(nnx.Rngs):
 def _state_around(plan: StatePlan, params: Params) -> TrainState:
     """The state that starts from `params`; traced."""
     averaged = master_copy(subset(params, plan.trained), plan.masters)
-    params = overlay(master_copy(params, plan.frozen), averaged)
+    following = master_copy(subset(params, plan.following), plan.masters)
+    params = overlay(overlay(master_copy(params, plan.frozen), averaged), following)
     return TrainState(
         step=jnp.int32(0),
         params=params,

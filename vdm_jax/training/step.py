@@ -9,6 +9,8 @@ For each update of the stage, in order:
     u       = optimizer(g);  params += learning_rate(step) u;  ema += (1 - d)(params - ema)
     all of the line above only if the guard accepts loss and |g|
 
+and then networks that follow others (`Stage.targets`) go a part of the way.
+
 Randomness is drawn for the whole batch and cut with it (`objectives.Drawn`), so neither microbatches nor hosts nor
 devices change what is drawn, and `accumulate=4` equals the big batch up to rounding.  Microbatch j takes the examples
 j, j + A, j + 2A ... because those are already on the right devices; contiguous ones would have to move.
@@ -31,7 +33,7 @@ from vdm_jax.training import guard as guards
 from vdm_jax.training.ema import update_emas
 from vdm_jax.training.optimizer import clip_scale, make_learning_rate
 from vdm_jax.training.precision import check_precision, compute_copy
-from vdm_jax.training.recipe import Update
+from vdm_jax.training.recipe import Target, Update
 from vdm_jax.training.state import Params, StatePlan, TrainState, overlay, stream, subset
 
 if TYPE_CHECKING:
@@ -111,12 +113,22 @@ def make_train_step(plan: StatePlan, config: StepConfig, seed: int) -> TrainStep
                 state, measured = _run_if_due(plan, config, update, state, batch, update_key)
                 prefix = f"{update.name}/" if len(plan.stage.updates) > 1 else ""
                 metrics |= {prefix + name: value for name, value in measured.items()}
+            state = dataclasses.replace(state, params=_follow(plan.stage.targets, state.params))
         return dataclasses.replace(state, step=state.step + 1), metrics
 
     out = (plan.shardings, replicated(plan.mesh))
     partitioned = jax.sharding.auto_axes(train_step, out_sharding=out)  # itself, unless the mesh has Explicit axes
     compiled = jax.jit(partitioned, donate_argnums=0, out_shardings=out)
     return TrainStep(compiled, seed, plan.mesh)
+
+
+def _follow(targets: tuple[Target, ...], params: Params) -> Params:
+    """Parameters in which each target has gone a part of the way to what it follows."""
+
+    def toward(target: Target):
+        return lambda mine, theirs: mine + (1.0 - target.decay) * (theirs.astype(mine.dtype) - mine)
+
+    return params | {t.network: jax.tree.map(toward(t), params[t.network], params[t.of]) for t in targets}
 
 
 def _run_if_due(plan, config, update: Update, state: TrainState, batch, key) -> tuple[TrainState, Metrics]:

@@ -1,0 +1,1 @@
+"""Judging: distances between sets of clips, and the claims of published methods."""
