@@ -6,6 +6,7 @@ for the one before.
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -82,8 +83,12 @@ class Lab:
         """
         path = base.path(self.cache)
         if not path.exists():
-            self.say(f"training the base {base.name}")
-            _write(path, base.train())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.with_suffix(".lock").open("w") as lock:  # seeds run side by side, and one of them trains it
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():
+                    self.say(f"training the base {base.name}")
+                    _write(path, base.train())
         return _read(path)
 
     def show(self, name: str, cells: Sequence[Mapping[str, np.ndarray]], captions: Sequence[str], **layout) -> None:
@@ -101,7 +106,6 @@ class Lab:
 
 def _write(path: Path, params: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with partial.open("wb") as file:
         np.savez(file, **{"/".join(keys): np.asarray(leaf) for keys, leaf in flatten_dict(params).items()})
