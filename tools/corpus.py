@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_pipelines.curation.cuts import Cut, CutSettings, find_cuts
 from data_pipelines.curation.probe import probe
-from data_pipelines.worlds.footage import FootageSettings, Label, read_labels, write_footage
+from data_pipelines.worlds.footage.corpus import FootageSettings, Label, read_labels, write_footage
 from vdm_jax.cli.counter import Counter
 from vdm_jax.cli.main import guarded
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures

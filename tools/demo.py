@@ -23,8 +23,8 @@ from data_pipelines.curation.settings import CurateSettings, Recipe
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.manifest import load as load_manifest
 from data_pipelines.shards.reader import ClipSource, captions
-from data_pipelines.worlds.sprites import SpritesConfig
-from data_pipelines.worlds.sprites_oracle import agree, agreement
+from data_pipelines.worlds.sprites.oracle import agree, agreement
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from vdm_jax.cli.config_file import load_config
 from vdm_jax.cli.counter import Counter

@@ -2,31 +2,30 @@
 
 from typing import Any
 
-from data_pipelines.worlds import (
-    bounce,
-    bounce_oracle,
-    degrade,
-    degrade_oracle,
-    digits,
-    digits_oracle,
-    edits,
-    events,
-    events_oracle,
-    figure,
-    figure_oracle,
-    multiview,
-    multiview_oracle,
-    planes,
-    planes_oracle,
-    retrieval,
-    scene_labels,
-    scenes,
-    scenes_oracle,
-    sound,
-    sound_oracle,
-    sprites,
-    sprites_oracle,
-)
+from data_pipelines.worlds.bounce import oracle as bounce_oracle
+from data_pipelines.worlds.bounce import world as bounce
+from data_pipelines.worlds.degrade import oracle as degrade_oracle
+from data_pipelines.worlds.degrade import world as degrade
+from data_pipelines.worlds.digits import oracle as digits_oracle
+from data_pipelines.worlds.digits import world as digits
+from data_pipelines.worlds.edits import oracle as edits_oracle
+from data_pipelines.worlds.edits import world as edits
+from data_pipelines.worlds.events import oracle as events_oracle
+from data_pipelines.worlds.events import world as events
+from data_pipelines.worlds.figure import oracle as figure_oracle
+from data_pipelines.worlds.figure import world as figure
+from data_pipelines.worlds.multiview import oracle as multiview_oracle
+from data_pipelines.worlds.multiview import world as multiview
+from data_pipelines.worlds.planes import oracle as planes_oracle
+from data_pipelines.worlds.planes import world as planes
+from data_pipelines.worlds.retrieval import oracle as retrieval_oracle
+from data_pipelines.worlds.retrieval import world as retrieval
+from data_pipelines.worlds.scenes import oracle as scenes_oracle
+from data_pipelines.worlds.scenes import world as scenes
+from data_pipelines.worlds.sound import oracle as sound_oracle
+from data_pipelines.worlds.sound import world as sound
+from data_pipelines.worlds.sprites import oracle as sprites_oracle
+from data_pipelines.worlds.sprites import world as sprites
 from data_pipelines.worlds.world import World
 
 WORLDS: dict[str, World] = {
@@ -67,14 +66,14 @@ WORLDS: dict[str, World] = {
             "sprites before and after one change; captions are instructions such as 'make the red square blue'",
             edits.EditsConfig,
             edits.clip,
-            edits.check,
+            edits_oracle.check,
         ),
         World(
             "retrieval",
             "clips of several sprites with true captions and hard negatives, one word or one order off",
             retrieval.RetrievalConfig,
             retrieval.clip,
-            retrieval.check,
+            retrieval_oracle.check,
         ),
         World(
             "figure",
@@ -87,7 +86,7 @@ WORLDS: dict[str, World] = {
         World(
             "scenes",
             "little films with cuts, fades and camera moves, and labelled defects: what curation looks for",
-            scene_labels.ScenesConfig,
+            scenes.ScenesConfig,
             scenes.clip,
             scenes_oracle.check,
         ),

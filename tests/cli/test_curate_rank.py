@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines.shards.reader import ClipSource
 from data_pipelines.shards.writer import open_writer
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from tests.cli.micro_run import SILENT, refused, write_config
 from vdm_jax.cli import curate_rank

@@ -11,7 +11,7 @@ from data_pipelines.loading.loader import DataConfig, make_loader
 from data_pipelines.loading.stored import stored_in
 from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards.reader import ClipSource, captions, verify
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from tests.interop.pipelines.oracle import imported, network, scheduler
 from tests.interop.pipelines.unets import latent_diffusion

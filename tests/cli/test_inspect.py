@@ -10,7 +10,7 @@ from PIL import Image
 from data_pipelines.shards.manifest import ClipSpec, Dropped
 from data_pipelines.shards.schema import ClipRecord, pack_pixels
 from data_pipelines.shards.writer import open_writer
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from tests.data_pipelines import latent_sets
 from vdm_jax.cli.inspect_run import last_metrics, parameter_rows

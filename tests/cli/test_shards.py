@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_pipelines.shards.reader import ClipSource
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from vdm_jax.cli.main import main
 

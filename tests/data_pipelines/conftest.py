@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 
 TRAIN, VAL = 24, 8

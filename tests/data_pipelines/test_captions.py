@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.loading.captions import drawn, mirrored
-from data_pipelines.worlds import sprites
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites import world as sprites
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from vdm_jax.errors import RunError
 
 

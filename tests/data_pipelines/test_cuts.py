@@ -11,9 +11,9 @@ pytest.importorskip("scenedetect", reason="the curate extra")
 from data_pipelines.curation.cut_cascade import CascadeSettings
 from data_pipelines.curation.cuts import FADE, HARD, Cut, CutSettings, find_cuts
 from data_pipelines.curation.small_pictures import small_pictures
-from data_pipelines.worlds import scenes
-from data_pipelines.worlds.footage_files import KINDS, write_video
-from data_pipelines.worlds.scene_labels import ScenesConfig
+from data_pipelines.worlds.footage.files import KINDS, write_video
+from data_pipelines.worlds.scenes import world as scenes
+from data_pipelines.worlds.scenes.labels import ScenesConfig
 from vdm_jax.media.video import VideoError
 
 FPS, SHOT = 12, 24

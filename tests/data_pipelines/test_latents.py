@@ -15,7 +15,7 @@ from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards.latent_writer import finished, plan_for
 from data_pipelines.shards.latents import NULL_FILE, Entry, read_null
 from data_pipelines.shards.reader import ClipSource, captions, verify
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from tests.data_pipelines.latent_sets import clip, null, spec, write
 from vdm_jax.errors import RunError

@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards import rewrite
+from data_pipelines.shards import manifest as manifests
 from data_pipelines.shards.files import appearing
 from data_pipelines.shards.manifest import ClipSpec
 from data_pipelines.shards.reader import ClipSource, verify
@@ -18,7 +18,7 @@ from data_pipelines.shards.rewrite import head, merge, split, subset
 from data_pipelines.shards.schema import ClipRecord, pack_pixels
 from data_pipelines.shards.webdataset import export_webdataset
 from data_pipelines.shards.writer import open_writer
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from tests.data_pipelines import latent_sets
 from vdm_jax.errors import RunError

@@ -1,8 +1,8 @@
 import jax
 import numpy as np
 
-from data_pipelines.worlds import sprites
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites import world as sprites
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from vdm_jax.media.grid import to_uint8
 from vdm_jax.sharding import place_batch
 from vdm_jax.training.run import assemble

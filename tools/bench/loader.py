@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.options import Options, say
 from bench.programs import CONFIGS
-from data_pipelines.worlds.sprites import SpritesConfig
+from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world
 from vdm_jax.cli.config_file import load_config
 from vdm_jax.cli.train import train

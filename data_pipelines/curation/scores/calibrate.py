@@ -18,8 +18,8 @@ from data_pipelines.curation.scores.known import SCORERS
 from data_pipelines.curation.scores.protocol import Sample, Scorer
 from data_pipelines.curation.scores.sampling import SampleSettings, sample_spans
 from data_pipelines.curation.source import Span
-from data_pipelines.worlds.scene_labels import SceneLabels, ScenesConfig
-from data_pipelines.worlds.scenes import render
+from data_pipelines.worlds.scenes.labels import SceneLabels, ScenesConfig
+from data_pipelines.worlds.scenes.world import render
 from vdm_jax.media.video import encode_mp4
 
 WHOLE = SampleSettings(head=0)  # labels hold for all of a clip, so all of it is looked at
@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
       column: the score.
-      defects: of `scene_labels.DEFECTS`; a clip with any of them is defective.
+      defects: of `labels.DEFECTS`; a clip with any of them is defective.
       apart: clips with one of these are not asked about: the same defect in another guise, or one that hides it.
       worse: 1 if defective clips have the higher score, -1 if the lower.
       travel: shorter sides that the camera moves in a clip, at least, for the clip to be asked about.

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.curation.scores.calibrate import TASKS, area, calibrate
 from data_pipelines.curation.scores.known import SCORERS, choose_scorers
 from data_pipelines.curation.scores.overlay import Overlay
-from data_pipelines.worlds.scene_labels import ScenesConfig
+from data_pipelines.worlds.scenes.labels import ScenesConfig
 
 pytest.importorskip("cv2", reason="the extra `curate` is not installed")
 

@@ -9,8 +9,8 @@ from data_pipelines.curation.scores import duplicates, fingerprint
 from data_pipelines.curation.scores.duplicates import groups, score_corpus, similar_pairs
 from data_pipelines.curation.scores.fingerprint import Fingerprint, decode
 from data_pipelines.curation.scores.protocol import Edges, Sample
-from data_pipelines.worlds.scene_labels import EDITS, ScenesConfig
-from data_pipelines.worlds.scenes import edited, render
+from data_pipelines.worlds.scenes.labels import EDITS, ScenesConfig
+from data_pipelines.worlds.scenes.world import edited, render
 
 pytest.importorskip("cv2", reason="the extra `curate` is not installed")
 

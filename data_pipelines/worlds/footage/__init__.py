@@ -1,0 +1,1 @@
+"""A corpus of mixed video files with exact labels."""

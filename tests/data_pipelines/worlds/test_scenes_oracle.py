@@ -1,0 +1,53 @@
+"""The oracle of scenes: reads transitions and defects off pixels, and other orders or labels do not fool it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipelines.worlds.scenes import oracle as scenes_oracle
+from data_pipelines.worlds.scenes import world as scenes
+from data_pipelines.worlds.scenes.labels import ScenesConfig
+
+CONFIG = ScenesConfig(height=64, width=64, frames=16, duplicates=0.0)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    made = [scenes.render(CONFIG, i, 21) for i in range(16)]
+    return [(video, labels, scenes_oracle.read(video)) for video, labels in made]
+
+
+def test_labels_are_read_back(clips):
+    told = [verdict for _, labels, reading in clips for verdict in scenes_oracle.agree(reading, labels).items()]
+    assert np.mean([right for _, right in told]) >= 0.98
+    assert all(right for name, right in told if name in ("content", "letterbox", "pillarbox"))
+
+
+def test_cuts_are_read_at_their_frames():
+    config = dataclasses.replace(CONFIG, transitions=("cut",), defects=())
+    for i in range(6):
+        video, labels = scenes.render(config, i, 4)
+        found = scenes_oracle.read(video).transitions
+        assert [(f.kind, f.start) for f in found] == [("cut", t.start) for t in labels.transitions]
+
+
+def test_another_order_is_told(clips):
+    cut = [(video, labels) for video, labels, _ in clips if labels.transitions and not labels.has("dark")][:3]
+    rng = np.random.default_rng(0)
+    for video, labels in cut:
+        reading = scenes_oracle.read(rng.permutation(video))
+        assert not scenes_oracle.agree(reading, labels).get("transitions", False)
+
+
+def test_noise_shows_no_defect_but_its_own():
+    noise = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
+    reading = scenes_oracle.read(noise)
+    assert not reading.defects & {"still", "slide", "freeze", "letterbox", "pillarbox", "dark", "flash", "flicker"}
+
+
+def test_the_oracle_needs_enough_to_see():
+    with pytest.raises(ValueError, match="height: 32; the oracle of scenes needs at least 48"):
+        scenes_oracle.check(ScenesConfig(height=32))
+    with pytest.raises(ValueError, match="video: expected uint8"):
+        scenes_oracle.read(np.zeros((4, 8, 8, 3), np.float32))
