@@ -78,6 +78,8 @@ def with_threads(count: int, names: Sequence[str], quick: bool) -> list[Figure]:
     environment = with_huge_pages(os.environ) | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(count)}
     with tempfile.TemporaryDirectory(prefix="bench_models_") as folder:
         path = Path(folder) / "figures.json"
+        # torch.compile believes what an interrupted compile left in its shared cache
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
         command = [sys.executable, __file__, "--in-process", "--only", *names, "--json", str(path)]
         pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus[:count]))]
         status = subprocess.run([*pinned, *command, *["--quick"] * quick], env=environment, check=False).returncode
