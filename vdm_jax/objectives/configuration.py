@@ -2,21 +2,32 @@
 
     objective = {"kind": "denoising"}                                      the default
     objective = {"kind": "denoising", "noise": {"kind": "independent"}}
+    objective = {"kind": "denoising", "known_way": "shared",                which tasks, and how often each comes
+                 "masks": [{"kind": "ends", "first": 8}, {"kind": "blocks", "share": 0.25}]}
 
 A kind is a dataclass with `make(process, **parts) -> objective`; parts are those of `DenoisingObjective` that other
 sections of the config say (dropout, vector, constants, the empty prompt).  A noise source is a section with a `kind`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdm_jax.config import build_kind, to_dict
+from vdm_jax.diffusion.masks import Bernoulli, Blocks, Ends, MaskSampler, Mixture, OneFrame, Strided
 from vdm_jax.diffusion.process import Process
-from vdm_jax.objectives.denoising import DenoisingObjective
+from vdm_jax.errors import did_you_mean
+from vdm_jax.objectives.denoising import KNOWN_WAYS, MEANS, DenoisingObjective
 from vdm_jax.sampling.noise import INDEPENDENT, Independent, NoiseSource
 
 NOISES: dict[str, type] = {"independent": Independent}
+MASKS: dict[str, type] = {
+    "ends": Ends,
+    "strided": Strided,
+    "one_frame": OneFrame,
+    "bernoulli": Bernoulli,
+    "blocks": Blocks,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +36,35 @@ class Denoising:
 
     Attributes:
       noise: a section with a `kind` of `NOISES`; None is plain noise.
+      masks: sections with a `kind` of `MASKS` and a `share` (1 by default), how often the task comes relative to the
+        others; none leaves what is given to the data.
+      known_way, mean_over: see `DenoisingObjective`.
     """
 
     noise: dict | None = None
+    masks: tuple[dict, ...] = ()
+    known_way: str = "clean"
+    mean_over: str = "unknown"
 
     def __post_init__(self):
         noise_from(self.noise, "noise")
+        masks_from(self.masks, "masks")
+        for name, allowed in (("known_way", KNOWN_WAYS), ("mean_over", MEANS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: {did_you_mean(getattr(self, name), allowed)}")
+        if self.known_way == "clean" and any(section.get("kind") == "blocks" for section in self.masks):
+            raise ValueError("known_way: 'clean' needs whole frames, part of one has no level of its own; use 'shared'")
 
     def make(self, process: Process, **parts: Any) -> DenoisingObjective:
         """The objective of a run."""
-        return DenoisingObjective(process, noise=noise_from(self.noise, "noise"), **parts)
+        return DenoisingObjective(
+            process,
+            noise=noise_from(self.noise, "noise"),
+            masks=masks_from(self.masks, "masks"),
+            known_way=self.known_way,
+            mean_over=self.mean_over,
+            **parts,
+        )
 
 
 OBJECTIVES: dict[str, type] = {"denoising": Denoising}
@@ -62,3 +92,19 @@ def noise_from(section: Mapping[str, Any] | None, path: str) -> NoiseSource:
       ValueError: an unknown kind or key, or a wrong value.
     """
     return INDEPENDENT if section is None else build_kind(NOISES, section, path)
+
+
+def masks_from(sections: Sequence[Mapping[str, Any]], path: str) -> MaskSampler | None:
+    """Builds the tasks of training from sections with a `kind` and a `share`; None of no section.
+
+    Raises:
+      ValueError: an unknown kind or key, or a wrong value.
+    """
+    if not sections:
+        return None
+    parts, shares = [], []
+    for i, section in enumerate(sections):
+        fields = dict(section)
+        shares.append(fields.pop("share", 1.0))
+        parts.append(build_kind(MASKS, fields, f"{path}[{i}]"))
+    return Mixture(tuple(parts), tuple(shares))

@@ -4,9 +4,10 @@
     loss = E_b  1/|given^c|  sum_{frames, pixels not given}  weight(t) (network(x_t, t, cond) - target(x0, eps, t))^2
 
 (arXiv:2006.11239 and all since; which process, prediction and weight is the process's business.)  Frames or regions
-that are given (`known`) stand at t = 0, exactly clean, and count for nothing: image-to-video, prediction and
-inpainting are batches with `known` in them.  Conditions are replaced by their unconditional value one example at a
-time (arXiv:2207.12598).
+that are given (`known`) enter clean and count for nothing: image-to-video, prediction and inpainting are batches with
+`known` in them, or `masks` draw it (`diffusion.masks`), a task an example.  Given frames are told t = 0, or everybody's
+level (`known_way = "shared"`, arXiv:2305.13311), and are then known by their looks.  Conditions are replaced by their
+unconditional value one example at a time (arXiv:2207.12598).
 
 Packed clips (`segments`, see `types.py`) are examples each: a time, a dropout draw and an equal weight of their own, so
 the loss is the mean over the clips, as if each had come by itself.
@@ -24,6 +25,7 @@ from flax import nnx
 from vdm_jax.diffusion import packing
 from vdm_jax.diffusion.conditioning import drop_conditions
 from vdm_jax.diffusion.leaves import expand, leading_shape
+from vdm_jax.diffusion.masks import MaskSampler, draw_tasks
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.objectives import Batch, Networks
@@ -32,6 +34,8 @@ from vdm_jax.sampling.noise import draw as draw_noise
 from vdm_jax.types import CONDITION_KEYS, Array, Condition, Time, check_condition
 
 Draws = dict[str, Array]
+KNOWN_WAYS = ("clean", "shared")
+MEANS = ("unknown", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +51,14 @@ class DenoisingObjective:
       constants: entries of `vector` that are the same for all clips, and their values.
       clip: key of the batch that is denoised: uint8 pixels (become x / 127.5 - 1) or float latents, or a dict of such.
       noise: where noise comes from (`sampling.noise`); what it reads must be in the batch.
+      masks: draws what is given of each example; None leaves that to the batch.
+      known_way: the level that is told where content is given: `clean`, 0, or `shared`, everybody's.
+      mean_over: what an example's error is a mean over: what is `unknown` of it, or `all` of it, so that examples of
+        which little is unknown weigh less.
       bands: noise-level bands of `evaluate`.
 
-    A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is.
+    A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is, and `counts [B, T]` bool, frames whose
+    error counts as far as they are not given.
     """
 
     process: Process
@@ -60,6 +69,9 @@ class DenoisingObjective:
     constants: Mapping[str, float] = dataclasses.field(default_factory=dict)
     clip: str = "video"
     noise: NoiseSource = INDEPENDENT
+    masks: MaskSampler | None = None
+    known_way: str = "clean"
+    mean_over: str = "unknown"
     bands: int = 8
 
     def __post_init__(self):
@@ -69,6 +81,9 @@ class DenoisingObjective:
                 raise ValueError(f"dropout: {did_you_mean(key, names)}")
         if len(self.null_ids) != len(self.null_mask):
             raise ValueError(f"null_mask: {len(self.null_mask)} entries for {len(self.null_ids)} null_ids")
+        for name, allowed in (("known_way", KNOWN_WAYS), ("mean_over", MEANS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: {did_you_mean(getattr(self, name), allowed)}")
         if self.bands < 1:
             raise ValueError(f"bands: {self.bands!r} must be 1 or more")
 
@@ -77,25 +92,34 @@ class DenoisingObjective:
         return self.loss(networks, batch, self.draw(batch, rng))
 
     def draw(self, batch: Batch, rng: Array) -> Draws:
-        """Times of the whole batch (stratified over it), and a key per example for noise and for dropout."""
+        """Times of the whole batch (stratified over it), and a key per example for noise, for dropout and its task."""
         size, frames = leading_shape(batch[self.clip])
         time_key, noise_key, drop_key = jax.random.split(rng, 3)
         noise = jax.random.split(noise_key, size)
         if "segments" not in batch:
             time = self.process.sample_time(time_key, size, frames)
-            return {"time": time, "noise": noise, "drop": jax.random.split(drop_key, size)}
+            task = {} if self.masks is None else {"task": jax.random.split(jax.random.fold_in(rng, 3), size)}
+            return {"time": time, "noise": noise, "drop": jax.random.split(drop_key, size), **task}
         clips, segments = clips_of(batch), batch["segments"]
         time = self.process.sample_time(time_key, size * clips, frames).reshape(size, clips, frames)
         own = jnp.take_along_axis(time, segments[:, None], axis=1)[:, 0]
         return {"time": own, "noise": noise, "drop": jax.random.split(drop_key, (size, clips))}
 
     def loss(self, networks: Networks, batch: Batch, draws: Draws) -> tuple[Array, dict[str, Array]]:
-        """`(loss, {"mse": unweighted})`, both means over examples, float32."""
+        """`(loss, {"mse": unweighted})`, both means over examples, float32.
+
+        With `masks` also `nothing_unknown`, the share of examples that teach nothing because all of them is given.
+        """
+        batch = self._with_tasks(batch, draws.get("task"))
         cond, null = self.conditions(networks, batch)
         drop = _drop_per_example if "segments" not in batch else _drop_per_clip
         cond = drop(cond, null, self.dropout, draws["drop"])
         loss, mse = self._errors(networks["backbone"], batch, cond, draws["time"], draws["noise"])
-        return loss, {"mse": mse}
+        metrics = {"mse": mse}
+        if self.masks is not None:
+            known = batch["known"]
+            metrics["nothing_unknown"] = known.all(axis=tuple(range(1, known.ndim))).mean(dtype=jnp.float32)
+        return loss, metrics
 
     def evaluate(self, networks: Networks, batch: Batch, rng: Array) -> dict[str, Array]:
         """Losses at fixed parts of the noise range, with all conditions.
@@ -109,6 +133,8 @@ class DenoisingObjective:
         Returns:
           `mse/<low>-<high>` of each band, and `loss` and `mse`, the means over the bands.
         """
+        tasks = None if self.masks is None else jax.vmap(lambda key: jax.random.fold_in(key, self.bands))(rng)
+        batch = self._with_tasks(batch, tasks)
         cond, _ = self.conditions(networks, batch)
         levels = self.process.levels(self.bands)
         size, frames = leading_shape(batch[self.clip])
@@ -153,6 +179,17 @@ class DenoisingObjective:
         check_condition(cond, reads, type(backbone).__name__)
         return cond, null
 
+    def _with_tasks(self, batch: Batch, keys: Array | None) -> Batch:
+        """The batch with what `masks` give of each example."""
+        if self.masks is None:
+            return batch
+        if "known" in batch or "segments" in batch:
+            raise ValueError("masks: draw what is given, but the batch says it (known), or has packed clips (segments)")
+        clip = batch[self.clip]
+        shape = jnp.shape(clip)[1:4] if jnp.ndim(clip) == 5 else leading_shape(clip)[1:]
+        task = draw_tasks(self.masks, keys, shape)
+        return {**batch, "known": task.known} | ({} if task.counts is None else {"counts": task.counts})
+
     def _constants(self, batch: Batch) -> dict[str, Array]:
         """Those entries for every clip, `[B]`, or `[B, K]` of packed clips."""
         shape = batch["index"].shape if "segments" in batch else leading_shape(batch[self.clip])[:1]
@@ -163,8 +200,9 @@ class DenoisingObjective:
         process = self.process
         x0 = jax.tree.map(as_float, batch[self.clip])
         noise = draw_noise(self.noise, keys, x0, batch)
-        known = batch.get("known")
-        time = time if known is None else jnp.where(given_frames(known), 0.0, time)
+        known, counts = batch.get("known"), batch.get("counts")
+        if known is not None and self.known_way == "clean":
+            time = jnp.where(given_frames(known), 0.0, time)
         x_t = process.q_sample(x0, noise, time)
         x_t = x_t if known is None else jax.tree.map(lambda x, y: jnp.where(_like(known, x), x, y), x0, x_t)
 
@@ -179,8 +217,9 @@ class DenoisingObjective:
             _leaf_errors(
                 y.astype(jnp.float32) - z,
                 expand(weight, z),
-                None if known is None else _like(known, z),
+                _judged(known, counts, z),
                 None if share is None else expand(share, z),
+                self.mean_over,
             )
             for y, z in zip(jax.tree.leaves(output), jax.tree.leaves(target), strict=True)
         ]
@@ -200,17 +239,28 @@ def clips_of(batch: Batch) -> int:
     return batch["index"].shape[1]
 
 
-def _leaf_errors(error: Array, weight: Array, known: Array | None, share: Array | None) -> tuple[Array, Array]:
-    """Weighted and plain mean square of one leaf: over what is not given of each example, then over examples."""
+def _leaf_errors(
+    error: Array, weight: Array, judged: Array | None, share: Array | None, mean_over: str
+) -> tuple[Array, Array]:
+    """Weighted and plain mean square of one leaf: over what is judged of each example (or all), then over examples."""
     dims = tuple(range(1, error.ndim))
-    if known is None:
+    if judged is None:
         square = error**2 if share is None else share * error**2
         return (weight * square).mean(), square.mean()
-    counts = jnp.broadcast_to(~known, error.shape)
+    judged = jnp.broadcast_to(judged, error.shape)
     # Masked before they meet: target and weight of a given frame may be infinite, and 0 * inf is not 0.
-    square = jnp.where(counts, error, 0.0) ** 2
-    total = jnp.maximum(counts.sum(dims), 1)
-    return (((jnp.where(counts, weight, 0.0) * square).sum(dims) / total).mean(), (square.sum(dims) / total).mean())
+    square, weighted = jnp.where(judged, error, 0.0) ** 2, jnp.where(judged, weight, 0.0)
+    if mean_over == "all":
+        return (weighted * square).mean(), square.mean()
+    total = jnp.maximum(judged.sum(dims), 1)
+    return ((weighted * square).sum(dims) / total).mean(), (square.sum(dims) / total).mean()
+
+
+def _judged(known: Array | None, counts: Array | None, leaf: Array) -> Array | None:
+    """What of a leaf the error is taken of; None is all."""
+    if known is None:
+        return None if counts is None else expand(counts, leaf)
+    return ~_like(known, leaf) if counts is None else ~_like(known, leaf) & expand(counts, leaf)
 
 
 def _like(known: Array, leaf: Array) -> Array:
