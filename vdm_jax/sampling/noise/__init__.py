@@ -1,5 +1,8 @@
 """Noise sources; each says its marginal variance."""
 
+from vdm_jax.sampling.noise.configuration import NOISES, noise_from
+from vdm_jax.sampling.noise.progressive import Progressive
+from vdm_jax.sampling.noise.rescheduled import Rescheduled
 from vdm_jax.sampling.noise.source import INDEPENDENT, Independent, NoiseSource, draw
 
-__all__ = ["INDEPENDENT", "Independent", "NoiseSource", "draw"]
+__all__ = ["INDEPENDENT", "NOISES", "Independent", "NoiseSource", "Progressive", "Rescheduled", "draw", "noise_from"]
