@@ -18,9 +18,8 @@ from vdm_jax.diffusion.masks import Bernoulli, Blocks, Ends, MaskSampler, Mixtur
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.objectives.denoising import KNOWN_WAYS, MEANS, DenoisingObjective
-from vdm_jax.sampling.noise import INDEPENDENT, Independent, NoiseSource
+from vdm_jax.sampling.noise import noise_from
 
-NOISES: dict[str, type] = {"independent": Independent}
 MASKS: dict[str, type] = {
     "ends": Ends,
     "strided": Strided,
@@ -35,7 +34,7 @@ class Denoising:
     """Ordinary diffusion training (`DenoisingObjective`).
 
     Attributes:
-      noise: a section with a `kind` of `NOISES`; None is plain noise.
+      noise: a section with a `kind` of `sampling.noise.NOISES`; None is plain noise.
       masks: sections with a `kind` of `MASKS` and a `share` (1 by default), how often the task comes relative to the
         others; none leaves what is given to the data.
       known_way, mean_over: see `DenoisingObjective`.
@@ -83,15 +82,6 @@ def objective_to_dict(objective: Any) -> dict[str, Any]:
     """Writes it as JSON types; `objective_from` is the inverse."""
     kind = next(kind for kind, cls in OBJECTIVES.items() if type(objective) is cls)
     return {"kind": kind, **to_dict(objective)}
-
-
-def noise_from(section: Mapping[str, Any] | None, path: str) -> NoiseSource:
-    """Builds a noise source from a section with a `kind`; None is plain noise.
-
-    Raises:
-      ValueError: an unknown kind or key, or a wrong value.
-    """
-    return INDEPENDENT if section is None else build_kind(NOISES, section, path)
 
 
 def masks_from(sections: Sequence[Mapping[str, Any]], path: str) -> MaskSampler | None:
