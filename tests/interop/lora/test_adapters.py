@@ -19,7 +19,9 @@ from vdm_jax.interop.families.family import NETWORK
 from vdm_jax.interop.families.known import FAMILIES
 from vdm_jax.interop.imported import import_folder, open_imported, records_of
 from vdm_jax.interop.lora.adapters import factors_of, matrix_shapes, published_names
-from vdm_jax.interop.lora.files import WEIGHTS_NAME, Factors, prefix_of, read_lora, write_lora
+from vdm_jax.interop.lora.files import WEIGHTS_NAME, Factors, read_lora, write_lora
+from vdm_jax.interop.lora.names import comfy_spellings, prefix_of
+from vdm_jax.interop.originals.animatediff import MOTION_MODULES
 from vdm_jax.interop.parity import (
     FORWARD_BAR,
     QUICK,
@@ -129,7 +131,8 @@ def test_peft_computes_the_same(published, tmp_path):
     theirs.save_pretrained(tmp_path / "base")
     params = overlay(component.params, read(tmp_path / "base").params)
     scale = CONFIG[published].scale
-    write_lora(tmp_path, "peft", factors_of(case.family, component.config, params, scale), published)
+    pairs = factors_of(case.family, component.config, params, scale)
+    write_lora(tmp_path, "peft", pairs, published, shapes_of(published))
     inputs = case.draw()
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     with torch.no_grad():
@@ -155,7 +158,7 @@ def test_diffusers_reads_files_for_comfyui(tmp_path):
         pairs = pairs_of(published)
         pairs = {stem: pair for stem, pair in pairs.items() if "patch_embedding" not in stem}  # which it knows not
         (tmp_path / published).mkdir()
-        file = write_lora(tmp_path / published, "comfy", pairs, published)
+        file = write_lora(tmp_path / published, "comfy", pairs, published, shapes_of(published))
         read_by_them = mixin.lora_state_dict(str(tmp_path / published), weight_name=WEIGHTS_NAME)
         tensors, alphas = read_by_them if isinstance(read_by_them, tuple) else (read_by_them, None)
         assert len(tensors) == 2 * len(pairs)
@@ -175,7 +178,7 @@ WAN = "WanTransformer3DModel"
 def wan_file(tmp_path_factory):
     """A file of pairs for a tiny Wan, and the pairs."""
     pairs = pairs_of(WAN)
-    return write_lora(tmp_path_factory.mktemp("lora"), "peft", pairs, WAN), pairs
+    return write_lora(tmp_path_factory.mktemp("lora"), "peft", pairs, WAN, shapes_of(WAN)), pairs
 
 
 def respelt(file, to, change, metadata=None):
@@ -187,7 +190,7 @@ def respelt(file, to, change, metadata=None):
 def test_what_was_written_is_read(wan_file, tmp_path):
     file, pairs = wan_file
     assert same(read_lora(file, shapes_of(WAN), WAN), pairs)
-    comfy = write_lora(tmp_path, "comfy", pairs, WAN)
+    comfy = write_lora(tmp_path, "comfy", pairs, WAN, shapes_of(WAN))
     names = load_file(comfy).keys()
     assert {"diffusion_model.blocks.0.self_attn.o.lora_down.weight", "diffusion_model.blocks.1.ffn.2.alpha"} <= names
     assert same(read_lora(comfy, shapes_of(WAN), WAN), pairs)
@@ -214,7 +217,8 @@ def test_names_of_old_files_are_read(tmp_path):
         stem = stem.removesuffix(".0").replace("attn1.", "attn1.processor.").replace("attn2.", "attn2.processor.")
         return f"unet.{stem}_lora.{'down' if half == 'lora_A' else 'up'}.weight"
 
-    file = respelt(write_lora(tmp_path, "peft", pairs, published), tmp_path / "old.safetensors", old)
+    file = write_lora(tmp_path, "peft", pairs, published, shapes_of(published))
+    file = respelt(file, tmp_path / "old.safetensors", old)
     assert "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight" in load_file(file)
     found = read_lora(file, shapes_of(published), published)  # without a scale, it is 1
     scale = CONFIG[published].scale
@@ -260,7 +264,7 @@ def test_a_lora_for_another_base_is_refused(wan_file, tmp_path):
     refused(good | {f"{stem}.lora_A.weight": np.zeros((4, 32), np.float32)}, "1 of another shape")
     with pytest.raises(ValueError, match=r"without a place in it: .* and \d+ more"):
         read_lora(file, shapes_of("UNet2DConditionModel"), "UNet2DConditionModel")
-    comfy = write_lora(tmp_path, "comfy", pairs, WAN)
+    comfy = write_lora(tmp_path, "comfy", pairs, WAN, shapes_of(WAN))
     save_file(load_file(comfy) | good, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="two tensors for "):
         read_lora(tmp_path / "x.safetensors", shapes_of(WAN), WAN)
@@ -280,8 +284,14 @@ def test_a_lora_for_another_base_is_refused(wan_file, tmp_path):
             "unet.down_blocks.0.motion_modules.1.transformer_blocks.0.attn1.processor.to_v_lora.{}.weight",
             "down_blocks.0.motion_modules.1.transformer_blocks.0.attn1.to_v",
         ),
+        (
+            "animatediff-motion-adapter-v1-5-3",
+            "up_blocks.3.motion_modules.2.temporal_transformer.transformer_blocks.0.attention_blocks.1.processor"
+            ".to_out_lora.{}.weight",
+            "up_blocks.3.motion_modules.2.transformer_blocks.0.attn2.to_out.0",
+        ),
     ],
-    ids=["Wan", "kohya", "motion"],
+    ids=["Wan", "kohya", "motion", "AnimateDiff"],
 )
 def test_names_of_full_size_files_mean_one_matrix(name, spelt, stem, tmp_path):
     options = published_config(name)
@@ -295,11 +305,63 @@ def test_names_of_full_size_files_mean_one_matrix(name, spelt, stem, tmp_path):
     assert len(set(flat)) == len(flat)
 
 
-def test_names_that_nobody_knows_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="--format comfy: no name is known for .* of LatteTransformer3DModel"):
-        write_lora(tmp_path, "comfy", pairs_of("LatteTransformer3DModel"), "LatteTransformer3DModel")
-    with pytest.raises(ValueError, match="no name is known for .*motion_modules.* of UNetMotionModel"):
-        write_lora(tmp_path, "comfy", pairs_of("UNetMotionModel"), "UNetMotionModel")
+@pytest.mark.parametrize(
+    ("published", "spelt"),
+    [
+        ("CogVideoXTransformer3DModel", "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"),
+        ("UNetMotionModel", "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0.alpha"),
+        ("UNetSpatioTemporalConditionModel", "diffusion_model.middle_block.1.time_stack.0.attn2.to_k.lora_up.weight"),
+    ],
+)
+def test_files_for_comfyui_come_back(published, spelt, tmp_path):
+    """With their scale, wherever it is written."""
+    pairs, shapes = pairs_of(published), shapes_of(published)
+    file = write_lora(tmp_path, "comfy", pairs, published, shapes)
+    assert spelt in load_file(file)
+    assert same(read_lora(file, shapes, published), pairs)
+
+
+def test_motion_modules_are_named_as_animatediff_evolved_reads_them(tmp_path):
+    """It passes over what has no "temporal" in it, takes every other tensor for half a pair, and knows no scale."""
+    published = "UNetMotionModel"
+    pairs, shapes = pairs_of(published), shapes_of(published)
+    tensors = load_file(write_lora(tmp_path, "comfy", pairs, published, shapes))
+    place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1.processor"
+    assert {f"{place}.to_q_lora.down.weight", f"{place}.to_out_lora.up.weight"} <= tensors.keys()
+    patched = {}
+    for name in tensors:
+        if "temporal" in name and "up." not in name:
+            there = name.replace("processor.", "").replace("_lora", "").replace("down.", "").replace("up.", "")
+            there = there if "to_out.0." in there else there.replace("to_out.", "to_out.0.")
+            patched[there] = tensors[name.replace(".down.", ".up.")] @ tensors[name]
+    adapter = {f"{stem}.weight": pair for stem, pair in pairs.items() if "motion_modules" in stem}
+    assert patched.keys() == {MOTION_MODULES.rename(name, {}) for name in adapter}
+    for name, pair in adapter.items():
+        np.testing.assert_allclose(patched[MOTION_MODULES.rename(name, {})], pair.product(), rtol=1e-5, atol=1e-6)
+
+
+def test_names_for_comfyui_are_those_of_the_authors_file():
+    """Of the full SVD: every matrix of its UNet has a name of its own, and a known one has it."""
+    options = published_config("stable-video-diffusion-img2vid-xt")
+    family = FAMILIES[options["_class_name"]]
+    shapes = matrix_shapes(family, family.config(options))
+    names = {stem: spelling.name for stem, spelling in comfy_spellings(shapes, family.published).items()}
+    assert len(set(names.values())) == len(shapes) == len(names)
+    for stem, name in (
+        ("up_blocks.3.attentions.2.temporal_transformer_blocks.0.ff_in.net.0.proj",
+         "output_blocks.11.1.time_stack.0.ff_in.net.0.proj"),
+        ("down_blocks.1.downsamplers.0.conv", "input_blocks.6.0.op"),
+        ("up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv"),
+        ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
+        ("mid_block.resnets.1.temporal_res_block.conv2", "middle_block.2.time_stack.out_layers.3"),
+    ):  # fmt: skip
+        assert names[stem] == f"diffusion_model.{name}"
+
+
+@pytest.mark.parametrize("published", ["LatteTransformer3DModel", "UNet3DConditionModel"])
+def test_classes_that_comfyui_has_not_are_refused(published, tmp_path):
+    with pytest.raises(ValueError, match=f"--format comfy: nothing in ComfyUI is known to read {published}, only"):
+        write_lora(tmp_path, "comfy", pairs_of(published), published, shapes_of(published))
 
 
 def test_a_lora_put_into_an_import_is_an_import(wan_file, tmp_path, capsys):

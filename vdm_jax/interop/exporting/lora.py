@@ -1,6 +1,6 @@
 """`vdm export --format peft|comfy`: the low-rank pairs of a trained run, without the weights they stand beside.
 
-What is written is `OUT/pytorch_lora_weights.safetensors`; its names and layouts are in `lora_files`.
+What is written is `OUT/pytorch_lora_weights.safetensors`; its names and layouts are in `lora.files`.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import jax
 from vdm_jax.interop.exporting.trained import Choices, restored_weights
 from vdm_jax.interop.files.folder import whole_or_nothing
 from vdm_jax.interop.imported import is_imported
-from vdm_jax.interop.lora.adapters import class_of, factors_of
+from vdm_jax.interop.lora.adapters import class_of, factors_of, matrix_shapes
 from vdm_jax.interop.lora.files import Factors, write_lora
 from vdm_jax.models.networks import kind_of
 from vdm_jax.training.run_config import run_config_from
@@ -24,14 +24,14 @@ def export_pairs(run: Path, out: Path, choices: Choices, style: str) -> list[str
       run: its directory.
       out: must not exist, or be empty.
       choices: `weights` and `dtype` of them.
-      style: of `lora_files.STYLES`.
+      style: of `lora.files.STYLES`.
 
     Returns:
       What was written, a line.
 
     Raises:
       ValueError: the run trained no pairs, or its network has no published class; no such weights; see `factors_of`
-        and `lora_files.write_lora`.
+        and `lora.files.write_lora`.
       RunError: no intact checkpoint; the file cannot be written.
     """
     if is_imported(run):
@@ -48,5 +48,5 @@ def export_pairs(run: Path, out: Path, choices: Choices, style: str) -> list[str
         kind = choices.dtype
         pairs = {name: Factors(pair.a.astype(kind), pair.b.astype(kind), pair.scale) for name, pair in pairs.items()}
     with whole_or_nothing(out) as partial:
-        write_lora(partial, style, pairs, family.published)
+        write_lora(partial, style, pairs, family.published, matrix_shapes(family, model))
     return [f"{family.published}: {len(pairs)} low-rank pairs of rank {config.lora.rank}"]

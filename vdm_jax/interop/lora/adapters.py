@@ -122,7 +122,7 @@ def import_lora(file: Path, base: str, run: Path, scale: float = 1.0) -> dict[st
     """Makes an import whose weights are those of another with a LoRA in them.
 
     Args:
-      file: of pairs, see `lora_files`.
+      file: of pairs, see `lora.files`.
       base: directory of an import, or `RUN:COMPONENT` where not its one backbone is meant (but a motion adapter).
       run: must not exist, or be empty.
       scale: strength; 1 is as trained.
@@ -131,7 +131,7 @@ def import_lora(file: Path, base: str, run: Path, scale: float = 1.0) -> dict[st
       Name of the component -> how many of its matrices were changed.
 
     Raises:
-      ValueError: no such file or base; the LoRA is for another one, see `lora_files.read_lora`.
+      ValueError: no such file or base; the LoRA is for another one, see `lora.files.read_lora`.
       RunError: a file is damaged, or the run cannot be written.
     """
     source, name = _base(base)

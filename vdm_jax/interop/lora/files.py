@@ -1,19 +1,14 @@
-"""Files of low-rank pairs as others write them, read and written without their code.
+"""Files of low-rank pairs as others write them, read and written without their code; their names are in `names`.
 
-    peft       transformer.blocks.0.attn1.to_q.lora_A.weight [r, in], ...lora_B.weight [out, r]; scale: in the metadata
-    comfy      diffusion_model.blocks.0.self_attn.q.lora_down.weight, ...lora_up.weight, ...alpha   Wan, as its authors
-               lora_unet_down_blocks_0_..._attn1_to_q.lora_down.weight, ...                         UNets, as kohya
-    read too   lora_unet_blocks_0_self_attn_q... (musubi), unet...attn1.processor.to_q_lora.down.weight (old diffusers),
-               adapter_model.safetensors beside adapter_config.json (PEFT itself)
-
-A pair of a convolution is a convolution of the same window to r channels, and one of window 1.
+A pair of a convolution is a convolution of the same window to r channels, and one of window 1.  Its scale is alpha / r:
+a tensor `alpha` beside the pair, or in the metadata of the file (`peft`); or B has it, where nobody reads either.
 """
 
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +20,11 @@ from vdm_jax.errors import RunError
 from vdm_jax.interop.files.keymap import Shape
 from vdm_jax.interop.files.matching import listed
 from vdm_jax.interop.files.tensors import read_header, read_json
-from vdm_jax.interop.originals.wan import WAN_TRANSFORMER
+from vdm_jax.interop.lora.names import Shapes, Spelling, comfy_spellings, peft_spelling, prefix_of, spellings
 
 METADATA, WEIGHTS_NAME = "lora_adapter_metadata", "pytorch_lora_weights.safetensors"
 STYLES = ("peft", "comfy")
 
-_KOHYA = ("UNet2DConditionModel", "UNetMotionModel")  # whose names tools of others know, motion modules excepted
-_PREFIXES = ("", "transformer.", "unet.", "diffusion_model.", "base_model.model.")
 _DOWN = re.compile(r"(.+?)(?:\.lora_A(?:\.default)?|\.lora_down|[._]lora\.down)\.weight")
 _UP = re.compile(r"(.+?)(?:\.lora_B(?:\.default)?|\.lora_up|[._]lora\.up)\.weight")
 _ALPHA = re.compile(r"(.+)\.alpha")
@@ -56,34 +49,11 @@ class Factors:
         return whole.reshape(b.shape[0], *a.shape[1:])
 
 
-def prefix_of(published: str) -> str:
-    """What stands before the names of a class in a file for its pipeline."""
-    return "unet" if "UNet" in published else "transformer"
-
-
-def comfy_name(stem: str, published: str) -> str:
-    """The name of a matrix in files for ComfyUI.
-
-    Args:
-      stem: its published name, without `.weight`.
-      published: the class.
-
-    Raises:
-      ValueError: there is no such name that tools of others know.
-    """
-    if published == "WanTransformer3DModel":
-        return f"diffusion_model.{WAN_TRANSFORMER.rename(stem, {})}"
-    if published in _KOHYA and "motion_modules" not in stem:
-        return f"lora_unet_{stem.replace('.', '_')}"
-    known = f"those of WanTransformer3DModel and, but for motion modules, {', '.join(_KOHYA)}"
-    raise ValueError(f"--format comfy: no name is known for {stem} of {published}, only for {known}; peft has all")
-
-
-def read_lora(file: Path, shapes: Mapping[str, Shape], published: str) -> dict[str, Factors]:
+def read_lora(file: Path, shapes: Shapes, published: str) -> dict[str, Factors]:
     """The pairs of a file, for a base that it must fit.
 
     Args:
-      file: safetensors, in any spelling above.
+      file: safetensors, in any spelling of `names`.
       shapes: published name without `.weight` -> shape, of every matrix of the base.
       published: class of the base.
 
@@ -95,17 +65,17 @@ def read_lora(file: Path, shapes: Mapping[str, Shape], published: str) -> dict[s
         other shapes.
       RunError: the file is cut off or damaged.
     """
-    spellings = _spellings(shapes, published)
+    known = spellings(shapes, published)
     halves: dict[str, dict[str, np.ndarray]] = {}
     unexpected = []
     for name, stored in read_header(file).items():
         kind, stem = _parsed(name)
-        if kind is None or stem not in spellings:
+        if kind is None or stem not in known:
             unexpected.append(name)
-        elif kind in halves.setdefault(spellings[stem], {}):
-            raise ValueError(f"{file}: two tensors for {spellings[stem]}, {name} and another spelling of it")
+        elif kind in halves.setdefault(known[stem], {}):
+            raise ValueError(f"{file}: two tensors for {known[stem]}, {name} and another spelling of it")
         else:
-            halves[spellings[stem]][kind] = stored.read()
+            halves[known[stem]][kind] = stored.read()
     single = sorted(stem for stem, found in halves.items() if not found.keys() >= {"a", "b"})
     wrong = [] if single else [w for stem, found in sorted(halves.items()) if (w := _fault(stem, found, shapes[stem]))]
     faults = [
@@ -119,7 +89,7 @@ def read_lora(file: Path, shapes: Mapping[str, Shape], published: str) -> dict[s
     return {stem: _scaled(stem, found, shapes[stem], scales) for stem, found in halves.items()}
 
 
-def write_lora(folder: Path, style: str, factors: Mapping[str, Factors], published: str) -> Path:
+def write_lora(folder: Path, style: str, factors: Mapping[str, Factors], published: str, shapes: Shapes) -> Path:
     """Writes a file of pairs.
 
     Args:
@@ -127,36 +97,37 @@ def write_lora(folder: Path, style: str, factors: Mapping[str, Factors], publish
       style: of `STYLES`.
       factors: published name without `.weight` -> pair; all of one rank and scale.
       published: class of the base.
+      shapes: as in `read_lora`.
 
     Returns:
       The file.
 
     Raises:
-      ValueError: names for `comfy` that nobody knows.
+      ValueError: a class that nothing in ComfyUI has.
     """
     tensors: dict[str, np.ndarray] = {}
-    for stem, pair in factors.items():
-        if style == "comfy":
-            name = comfy_name(stem, published)
-            halves = _for_comfy(stem, pair, published)
-        else:
-            name = f"{prefix_of(published)}.{stem}"
-            halves = {"lora_A.weight": pair.a, "lora_B.weight": pair.b}
-        tensors |= {f"{name}.{half}": values for half, values in halves.items()}
     metadata = {"format": "pt"}
-    if style == "peft":
+    if style == "comfy":
+        known = comfy_spellings(shapes, published)
+        for stem, pair in factors.items():
+            tensors |= _with_scale(known[stem], pair)
+    else:
+        for stem, pair in factors.items():
+            spelling = peft_spelling(stem, published)
+            tensors |= {spelling.name + spelling.down: pair.a, spelling.name + spelling.up: pair.b}
         metadata[METADATA] = json.dumps(_metadata(factors, prefix_of(published)), indent=2, sort_keys=True)
     file = folder / WEIGHTS_NAME
     save_file(tensors, file, metadata)
     return file
 
 
-def _for_comfy(stem: str, pair: Factors, published: str) -> dict[str, np.ndarray]:
-    """The tensors of a pair; diffusers knows no `alpha` of Wan outside of its blocks, so there B has the scale."""
-    if published == "WanTransformer3DModel" and not stem.startswith("blocks."):
-        return {"lora_down.weight": pair.a, "lora_up.weight": (pair.scale * pair.b).astype(pair.b.dtype)}
+def _with_scale(spelling: Spelling, pair: Factors) -> dict[str, np.ndarray]:
+    """The tensors of a pair, which say its scale themselves."""
+    name = spelling.name
+    if not spelling.alpha:
+        return {name + spelling.down: pair.a, name + spelling.up: (pair.scale * pair.b).astype(pair.b.dtype)}
     alpha = np.asarray(pair.scale * pair.rank, np.float32)
-    return {"lora_down.weight": pair.a, "lora_up.weight": pair.b, "alpha": alpha}
+    return {name + spelling.down: pair.a, name + spelling.up: pair.b, f"{name}.alpha": alpha}
 
 
 def _metadata(factors: Mapping[str, Factors], prefix: str) -> dict[str, Any]:
@@ -174,18 +145,6 @@ def _metadata(factors: Mapping[str, Factors], prefix: str) -> dict[str, Any]:
         "target_modules": sorted(factors),
     }
     return {f"{prefix}.{name}": value for name, value in config.items()}
-
-
-def _spellings(stems: Collection[str], published: str) -> dict[str, str]:
-    """Every name that a matrix goes by -> its published one."""
-    found: dict[str, str] = {}
-    for stem in stems:
-        names = [stem, re.sub(r"\.(attn\d)\.(to_\w+?)(\.0)?$", r".\1.processor.\2", stem)]
-        if published == "WanTransformer3DModel":
-            names.append(WAN_TRANSFORMER.rename(stem, {}))
-        found |= {prefix + name: stem for name in names for prefix in _PREFIXES}
-        found |= {f"lora_unet_{name.replace('.', '_')}": stem for name in names}
-    return found
 
 
 def _parsed(name: str) -> tuple[str | None, str]:

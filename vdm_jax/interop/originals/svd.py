@@ -1,8 +1,7 @@
 """Stable Video Diffusion (2311.15127) in the single file of its authors: UNet, autoencoder, encoder of the picture.
 
-Of the two autoencoders in it the published one has the encoder that conditions see and the decoder over time.
-
-Parts of the UNet hold their counterparts over time as `time_stack`.
+Parts of the UNet hold their counterparts over time as `time_stack`.  Of the two autoencoders in the file the published
+one has the encoder that conditions see and the decoder over time.
 """
 
 from typing import Any
@@ -29,7 +28,7 @@ _UNET = Numbering(
             "time_pos_embed.linear_2": "time_pos_embed.2",
         },
     },
-    "down_blocks.0.resnets.{i}.spatial_res_block.norm1.weight",
+    "down_blocks.0.resnets.{i}.spatial_res_block.conv1.weight",
     {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"},
 )
 
@@ -42,7 +41,7 @@ def _config(shapes: Shapes) -> dict[str, Any]:
     firsts = _UNET.firsts(shapes)
     widths = [shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] for i in firsts]
     attended = [f"input_blocks.{i}.1.norm.weight" in shapes for i in firsts]
-    text = next(i for i, has in zip(firsts, attended) if has)
+    text = next((i for i, has in zip(firsts, attended) if has), 1)
     block = f"input_blocks.{text}.1.transformer_blocks"
     numbers = shapes["label_emb.0.0.weight"][1]
     return {

@@ -19,7 +19,7 @@ _CONVS = {f"conv{i}": f"temopral_conv.conv{i}" for i in range(1, 5)}  # so spelt
 _UNET = Numbering(
     {"resnets": 0, "temp_convs": 0, "attentions": 1, "temp_attentions": 2},
     {"resnets": RES, "temp_convs": _CONVS},
-    "down_blocks.0.resnets.{i}.norm1.weight",
+    "down_blocks.0.resnets.{i}.conv1.weight",
     {
         "add_embedding.linear_1": "fps_embedding.0",
         "add_embedding.linear_2": "fps_embedding.2",
