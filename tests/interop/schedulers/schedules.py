@@ -42,10 +42,10 @@ def network(x, told, numpy=np):
     return numpy.tanh(0.8 * x + 0.3 * numpy.cos(0.01 * told)) + 0.3 * numpy.sin(2.0 * x)
 
 
-def our_paths(config, counts, **choices):
-    """Latents `[K + 1, 1, 1, *CLIP]` in the published unit, and the plan, for each K."""
+def our_paths(config, counts, strength=1.0, **choices):
+    """Latents `[K + 1, 1, 1, *CLIP]` in the published unit, and the plan, for each K, of which a part is taken."""
     scheduler = read_scheduler(config)
-    plans = [scheduler.plan(steps, **choices) for steps in counts]
+    plans = [scheduler.plan(steps, **choices).part(strength) for steps in counts]
     assert len({plan.solver for plan in plans}) == 1  # or they could not share a run
     told_by = [plan.told_by(scheduler.process) for plan in plans]
 
@@ -67,7 +67,7 @@ def our_paths(config, counts, **choices):
         ].x
 
     path = np.asarray(run(start, later))
-    frames = (path[: steps + 1, :, i : i + 1] for i, steps in enumerate(counts))
+    frames = (path[: len(plan.levels), :, i : i + 1] for i, plan in enumerate(plans))
     units = (plan.units.astype(np.float32).reshape(-1, 1, 1, 1, 1) for plan in plans)
     return [frame * unit for frame, unit in zip(frames, units)], plans
 
@@ -82,10 +82,11 @@ def _held(rows, length):
     return np.concatenate([rows, np.repeat(rows[-1:], max(length - len(rows), 0), axis=0)])
 
 
-def their_path(config, steps, monkeypatch, mu=None, eta=None, double=False):
+def their_path(config, steps, monkeypatch, mu=None, eta=None, double=False, strength=1.0):
     """The latents of the published scheduler, and itself after `set_timesteps`.
 
-    With `double`, its arithmetic is float64 wherever it says float32; its tables stay as they are.
+    `strength` leaves steps out as published pipelines do.  With `double`, its arithmetic is float64 wherever it says
+    float32; its tables stay as they are.
     """
     scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     scheduler.set_timesteps(steps, **({} if mu is None else {"mu": mu}))
@@ -97,7 +98,7 @@ def their_path(config, steps, monkeypatch, mu=None, eta=None, double=False):
     own = {} if eta is None else {"eta": eta}
     x = torch.from_numpy(noise[0, 0]) * getattr(scheduler, "init_noise_sigma", 1.0)
     path, memory = [x.numpy()], None
-    for index, t in enumerate(scheduler.timesteps):
+    for index, t in enumerate(scheduler.timesteps[(steps - int(steps * strength)) * scheduler.order :]):
         draw = torch.from_numpy(noise[min(index, steps - 1) + 1, 0])
         monkeypatch.setattr(module, "randn_tensor", lambda *a, draw=draw, **k: draw, raising=False)
         fed = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x

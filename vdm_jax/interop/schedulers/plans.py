@@ -68,7 +68,6 @@ class Plan:
       bound: of x0_hat, or None.
       unit: `[K + 1]`, published latents over ours.
       noise_scale: of published latents at the start, over standard normal noise.
-      divisible: whether the last of the steps can be taken alone.
     """
 
     levels: np.ndarray
@@ -78,7 +77,6 @@ class Plan:
     bound: Bound | None = None
     unit: np.ndarray | float = 1.0
     noise_scale: float = 1.0
-    divisible: bool = True
 
     @property
     def hooks(self) -> Hooks:
@@ -103,15 +101,20 @@ class Plan:
         """The last steps alone, a fraction `strength` of all: what published pipelines take for a clip to change.
 
         Raises:
-          ValueError: a strength outside (0, 1], or one that leaves no step; steps that cannot be divided.
+          ValueError: a strength outside (0, 1], or one that leaves no step, or steps that are not taken by themselves.
         """
         steps = len(self.told)
-        if not self.divisible:
-            raise ValueError(f"strength: {strength!r}, but PNDM takes all its steps or none; import another scheduler "
-                             "(--with scheduler=DIR)")  # fmt: skip
         if not 0.0 < strength <= 1.0 or int(steps * strength) < 1:
             raise ValueError(f"strength: {strength!r} must be at most 1 and leave a step of {steps} ({1 / steps:.3g})")
         first = steps - int(steps * strength)
+        return self.after(first) if first else self
+
+    def after(self, first: int) -> "Plan":
+        """What is left of the steps once the `first` ones are skipped.
+
+        Raises:
+          ValueError: steps that are not taken by themselves.
+        """
         lands = None if self.lands is None else self.lands[first:]
         rest = {"lands": lands, "unit": self.units[first:]}
         return dataclasses.replace(self, levels=self.levels[first:], told=self.told[first:], **rest)
@@ -120,6 +123,37 @@ class Plan:
     def units(self) -> np.ndarray:
         """`unit` of each level."""
         return np.broadcast_to(np.asarray(self.unit, np.float64), self.levels.shape)
+
+
+class PLMSPlan(Plan):
+    """K steps of PNDM.
+
+    It lists the timestep of its second step twice, as its first one is evaluated there too, and published pipelines
+    skip entries of that list.  So a part begins a step earlier than one of another scheduler, and after its first step,
+    which arrives as it should, the clip stands a step behind what every later step takes for granted.
+    """
+
+    def told_by(self, process):
+        """See `Plan.told_by`; also of the level at which the first step arrives, which need not be one of a part."""
+        return process.network_time
+
+    def after(self, first: int) -> Plan:
+        """See `Plan.after`.
+
+        Raises:
+          ValueError: one step is skipped, which moves the clip from a level at which it never was.
+        """
+        assert self.lands is None, "a part of a part"
+        steps = len(self.told)
+        if first == 1:
+            fewer = f", or at most {steps - 2} ({(steps - 2) / steps:.3g})" if steps > 2 else ""
+            raise ValueError(f"strength: leaves {steps - 1} of {steps} steps, of which PNDM takes the first from where "
+                             f"the clip does not stand; it must leave all{fewer}")  # fmt: skip
+        told = np.concatenate([self.told[first - 1 : first], self.told[first + 1 :]])
+        lands = np.concatenate([self.levels[first : first + 1], self.levels[first + 2 :]])
+        levels = np.concatenate([self.levels[first - 1 : first], self.levels[first + 1 : -1], lands[-1:]])
+        solver = dataclasses.replace(self.solver, euler_to=0.0)  # both evaluations of the first step are there
+        return dataclasses.replace(self, levels=levels, told=told, solver=solver, lands=lands)
 
 
 def table_plan(options: SchedulerOptions, process: VP, choices: Choices) -> Plan:
@@ -139,11 +173,11 @@ def table_plan(options: SchedulerOptions, process: VP, choices: Choices) -> Plan
 
 
 def plms_plan(options: SchedulerOptions, process: VP, choices: Choices) -> Plan:
-    """PNDM; of a part of its steps the published scheduler would take some from where x does not stand."""
+    """PNDM."""
     told = spaced(options, choices.steps)
     final = 0.0 if options.set_alpha_to_one else 1.0 / process.steps
-    solver = PLMS(euler_to=float(np.float32(final)))
-    return _plan(np.append((told + 1) / process.steps, final), told, solver, divisible=False)
+    levels = np.append((told + 1) / process.steps, final).astype(np.float32)
+    return PLMSPlan(levels, told.astype(np.float32), PLMS(euler_to=float(levels[-1])))
 
 
 def inverse_plan(options: SchedulerOptions, process: VP, choices: Choices) -> Plan:
