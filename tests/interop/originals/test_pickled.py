@@ -1,6 +1,7 @@
 """PyTorch files without PyTorch: the same tensors, and nothing in them is run."""
 
 import collections
+import zipfile
 
 import pytest
 
@@ -56,6 +57,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     torch.save({"a": torch.zeros(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match="written before PyTorch 1.6"):
         read_pickled(tmp_path / "old.pt")
+    for name, member, kind, why in (
+        ("other.pt", "word/document.xml", ValueError, "a zip archive of another kind, without PyTorch's data.pkl"),
+        ("odd.pt", "odd/data.pkl", RunError, "damaged: it refers to something that is no storage"),
+    ):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(member, b"K\x03Q.")  # pickle of a reference to 3
+        with pytest.raises(kind, match=f"{name}: {why}"):
+            read_pickled(tmp_path / name)
     torch.save({"a": torch.arange(1000.0)}, tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     at = whole.index(b"data.pkl") + 20

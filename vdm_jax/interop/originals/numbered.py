@@ -5,6 +5,7 @@ layers, the last of which also enlarges.  The parts of a layer are numbered too:
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -31,7 +32,7 @@ class Numbering:
     Attributes:
       parts: list of a published level -> number of that part in its layer, but for what leads to another level.
       inner: (list, name inside a part) -> name there, without the number of the part.
-      first: published name of a parameter in every layer of the first level, whose layer is `{i}`.
+      first: published name of a matrix in every layer of the first level, whose layer is `{i}`.
       ends: names outside of levels that not every one of these UNets has.
     """
 
@@ -44,7 +45,8 @@ class Numbering:
         """Layers of a level, from either side's names."""
         if "conv_in.weight" in shapes:
             return count(shapes, self.first)
-        return next(i for i in range(1, 100) if f"input_blocks.{i}.0.op.weight" in shapes) - 1
+        blocks = itertools.count(1)  # the one behind the first level's layers has no residual block, but halves
+        return sum(1 for _ in itertools.takewhile(lambda i: f"input_blocks.{i}.0.in_layers.2.weight" in shapes, blocks))
 
     def place(self, name: str, shapes: Shapes) -> tuple[str, str, str] | None:
         """Where a published name of a level stands: (place of its part, list, name inside); None for others."""

@@ -11,8 +11,9 @@ import math
 import pickle
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,6 +28,11 @@ _STORAGES = {
     "ByteStorage": "U8", "BoolStorage": "BOOL",
 }  # fmt: skip
 _LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of the name and of the extra field behind it
+# What unpickling bytes that are not as they were written ends in, beside a name that is not known.
+_DAMAGED = (
+    pickle.UnpicklingError, EOFError, UnicodeDecodeError, AttributeError, IndexError, KeyError, TypeError,
+    MemoryError, OverflowError, struct.error,
+)  # fmt: skip
 _WITHIN = ("state_dict", "module", "model")  # what training scripts put the weights under
 
 
@@ -48,20 +54,23 @@ def read_pickled(file: Path) -> dict[str, Stored]:
     """Name -> place of every tensor.
 
     Raises:
-      ValueError: an old format, or something in it that is no tensor's; says how to convert it.
+      ValueError: an old format or another kind of archive, or something in it that is no tensor's; says how to
+        convert it.
       RunError: the file is cut off or damaged.
     """
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file}: no zip archive (cut off, or written before PyTorch 1.6); {_how(file)}")
     try:
         with zipfile.ZipFile(file) as archive:
-            (member,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            root = member.removesuffix("data.pkl")
-            with archive.open(member) as opened:
-                content = _Unpickler(opened, file).load()
             infos = {info.filename: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError) as error:
+            found = [name for name in infos if name.endswith("/data.pkl")]
+            if len(found) != 1:
+                raise ValueError(f"{file}: a zip archive of another kind, without PyTorch's data.pkl; {_how(file)}")
+            with archive.open(found[0]) as opened:
+                content = _Unpickler(opened, file).load()
+    except (zipfile.BadZipFile, OSError, *_DAMAGED) as error:
         raise RunError(f"{file}: damaged: {error}") from None
+    root = found[0].removesuffix("data.pkl")
     tensors = {name: value for name, value in _weights(content).items() if isinstance(value, _Tensor)}
     with file.open("rb") as opened:
         return {name: _stored(file, opened, infos, root, name, tensor) for name, tensor in tensors.items()}
@@ -82,7 +91,10 @@ def _weights(content: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _stored(file: Path, opened, infos, root: str, name: str, tensor: _Tensor) -> Stored:
+def _stored(
+    file: Path, opened: BinaryIO, infos: Mapping[str, zipfile.ZipInfo], root: str, name: str, tensor: _Tensor
+) -> Stored:
+    """Where the values of a tensor lie in the file: behind the header that its storage has there."""
     rows = tuple(math.prod(tensor.shape[dim + 1 :]) for dim in range(len(tensor.shape)))
     if any(a != b for a, b, size in zip(rows, tensor.strides, tensor.shape) if size > 1):
         raise ValueError(f"{file}: {name} does not lie in one piece; {_how(file)}")
@@ -100,6 +112,8 @@ def _stored(file: Path, opened, infos, root: str, name: str, tensor: _Tensor) ->
 
 
 class _Unpickler(pickle.Unpickler):
+    """Makes dicts and places of tensors, and calls nothing that a file names but these few."""
+
     def __init__(self, opened, file: Path):
         super().__init__(opened, encoding="utf-8")
         self._file = file
@@ -117,9 +131,13 @@ class _Unpickler(pickle.Unpickler):
         return known[module, name]
 
     def persistent_load(self, pid: tuple) -> _Storage:
-        _, dtype, member, *_ = pid
-        return _Storage(member, dtype)
+        match pid:
+            case ("storage", np.dtype() as dtype, str() as member, *_):
+                return _Storage(member, dtype)
+        raise pickle.UnpicklingError("it refers to something that is no storage")
 
 
 def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *rest: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError("a tensor of no storage")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))

@@ -70,6 +70,7 @@ def _transformer_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+_AUTOENCODER_DEPTH = 2  # blocks of a level of the encoder; a decoder's has one more
 _BLOCK = {
     "norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6",
     "conv_shortcut": "shortcut",
@@ -111,9 +112,6 @@ def _autoencoder_22_name(name: str, shapes: Shapes) -> str:
     side, level, index, inner = found.groups()
     depth, way = (_AUTOENCODER_DEPTH, "downsamples") if side == "encoder" else (_AUTOENCODER_DEPTH + 1, "upsamples")
     return f"{side}.{way}.{level}.{way}.{depth if index is None else index}.{replaced(inner, _BLOCK)}"
-
-
-_AUTOENCODER_DEPTH = 2  # blocks of a level of the encoder; a decoder's has one more
 
 
 def _autoencoder_config(shapes: Shapes) -> dict[str, Any]:
