@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from data_pipelines.shards import reader
 from data_pipelines.shards import manifest as manifests
+from data_pipelines.shards import reader
 from data_pipelines.shards.reader import ClipSource
 from data_pipelines.worlds.sprites.world import SpritesConfig
 from data_pipelines.worlds.write import write_world

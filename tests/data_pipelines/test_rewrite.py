@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from data_pipelines.shards import rewrite
 from data_pipelines.shards import manifest as manifests
+from data_pipelines.shards import rewrite
 from data_pipelines.shards.files import appearing
 from data_pipelines.shards.manifest import ClipSpec
 from data_pipelines.shards.reader import ClipSource, verify
