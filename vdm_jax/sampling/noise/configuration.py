@@ -7,8 +7,15 @@ from vdm_jax.config import build_kind
 from vdm_jax.sampling.noise.progressive import Progressive
 from vdm_jax.sampling.noise.rescheduled import Rescheduled
 from vdm_jax.sampling.noise.source import INDEPENDENT, Independent, NoiseSource
+from vdm_jax.sampling.noise.warped import Precomputed, Warped
 
-NOISES: dict[str, type] = {"independent": Independent, "rescheduled": Rescheduled, "progressive": Progressive}
+NOISES: dict[str, type] = {
+    "independent": Independent,
+    "rescheduled": Rescheduled,
+    "progressive": Progressive,
+    "warped": Warped,
+    "precomputed": Precomputed,
+}
 
 
 def noise_from(section: Mapping[str, Any] | None, path: str) -> NoiseSource:
