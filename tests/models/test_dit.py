@@ -20,6 +20,7 @@ VARIANTS = {
     "learned": {"attention": "factorised", "rope": False, "positions": "learned", "grid": (T, 2, 2)},
     "sincos": {"rope": False, "positions": "sincos", "qk_norm": "all"},
     "apart": {"attention": "factorised", "rope": False, "positions": "apart", "grid": (T, 4, 4)},
+    "attention_first": {"attention": "factorised", "temporal": "attention_first", "adaln": "per_block", "depth": 2},
     "swiglu": {"attention": "factorised", "mlp": "swiglu", "causal": True, "text_projection": "mlp"},
 }
 
@@ -178,7 +179,7 @@ def test_known_and_concat_come_in_with_the_clip():
 @pytest.mark.parametrize(
     ("fields", "cond", "message"),
     [
-        ({}, {"tokens": 0}, "DiT does not read 'tokens' .it reads: segments"),
+        ({}, {"tokens": 0}, "DiT does not read 'tokens' .it reads: length, segments"),
         ({"text_dim": 6}, {"token": 0}, "unknown 'token'; did you mean 'tokens'"),
         ({"text_dim": 6}, {}, "DiT needs tokens"),
         ({"known_channel": True}, {}, "DiT needs known .it has: none"),

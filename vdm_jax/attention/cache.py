@@ -12,6 +12,9 @@ frames to the same cache and drops the result, and only the finished chunk is ap
             out = attend(q, now.k, now.v, policy=now.policy(m), layout="BHTSD")
         cache = now
 
+Or the cache changes with finished frames only, and a noisy chunk reads it with its own keys behind it (`beside`):
+then as many slots as earlier frames are enough.  That is how Ca2-VDM (2411.16375) samples.
+
 On a mesh the cache is cut like the keys it holds: heads over `tensor` and, within each frame, tokens over `context`
 (`over="tokens"`, for every partition), or all of it by heads over `tensor` and `context` together (`over="heads"`).
 There `attend(..., keys="heads")` with `ulysses` reads it in place, and what was once exchanged is never sent again.
@@ -97,6 +100,57 @@ class KVCache:
         """Forgets all frames; the arrays stay as they are and are not seen any more."""
         return dataclasses.replace(self, count=jnp.zeros_like(self.count))
 
+    def newest(self, frames: int) -> tuple[Array, Array]:
+        """Keys and values of the newest frames, `[B, H, frames, S, D]`, oldest first; of fewer the oldest is repeated.
+
+        Raises:
+          ValueError: more frames than slots.
+        """
+        if not 1 <= frames <= self.capacity:
+            raise ValueError(f"frames: {frames} of a cache that holds {self.capacity}; use 1 to that many")
+        number = jnp.maximum(self.count - frames + jnp.arange(frames), jnp.maximum(self.count - self.capacity, 0))
+        slots = number % self.capacity
+        return self.k[:, :, slots], self.v[:, :, slots]
+
+    def places(self) -> Array:
+        """Place in the queue of the frame in each slot `[F]` int32: 0 is the oldest held, -1 where there is none."""
+        number = self.read()[2]
+        return jnp.where(number < 0, -1, number - jnp.maximum(self.count - self.capacity, 0))
+
+    @property
+    def held(self) -> Array:
+        """Frames that are in it, an int32 scalar."""
+        return jnp.minimum(self.count, self.capacity)
+
+    def seen(self, queries: int, *, causal: bool = False, window: int | None = None) -> Array:
+        """Which slots the newest `queries` frames see, `[queries, F]` bool; arguments and errors as in `policy`."""
+        if not 1 <= queries <= self.capacity:
+            raise ValueError(f"queries: {queries} frames ask a cache that holds {self.capacity}; use 1 to that many")
+        number = self.read()[2]
+        asking = self.count - queries + jnp.arange(queries)
+        seen = jnp.broadcast_to(number >= 0, (queries, self.capacity))
+        if causal:
+            seen &= number <= asking[:, None]
+        if window is not None:
+            seen &= number > asking[:, None] - window
+        return seen
+
+    def beside(self, k: Array, v: Array, *, causal: bool = False) -> tuple[Array, Array, Array]:
+        """What is held, and behind it frames `[B, H, m, S, D]` that are not (a chunk that is still noisy).
+
+        Args:
+          k, v: of those frames.
+          causal: whether each of them sees no later one.
+
+        Returns:
+          Keys and values `[B, H, F + m, S, D]`, and what these m frames see of them, `[m, F + m]` bool.
+        """
+        new = k.shape[2]
+        own = jnp.ones((new, new), bool)
+        held = jnp.broadcast_to(self.read()[2] >= 0, (new, self.capacity))
+        seen = jnp.concatenate([held, jnp.tril(own) if causal else own], axis=1)
+        return jnp.concatenate([self.k, k], axis=2), jnp.concatenate([self.v, v], axis=2), seen
+
     def policy(self, queries: int, *, causal: bool = False, window: int | None = None) -> Policy:
         """What the newest `queries` frames see of the cache that they have been appended to.
 
@@ -111,16 +165,8 @@ class KVCache:
         Raises:
           ValueError: more queries than slots.
         """
-        if not 1 <= queries <= self.capacity:
-            raise ValueError(f"queries: {queries} frames ask a cache that holds {self.capacity}; use 1 to that many")
         b, _, _, tokens, _ = self.k.shape
-        _, _, number = self.read()
-        asking = self.count - queries + jnp.arange(queries)
-        seen = jnp.broadcast_to(number >= 0, (queries, self.capacity))
-        if causal:
-            seen &= number <= asking[:, None]
-        if window is not None:
-            seen &= number > asking[:, None] - window
+        seen = self.seen(queries, causal=causal, window=window)
         if queries == 1 or (window is None and not causal):
             return Policy(key_mask=jnp.broadcast_to(jnp.repeat(seen[0], tokens), (b, self.capacity * tokens)))
         return Policy(mask=jnp.repeat(jnp.repeat(seen, tokens, 0), tokens, 1)[None, None])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vdm_jax.attention import Policy, attend
+from vdm_jax.attention import KVCache, Policy, attend
 from vdm_jax.nn.linear import Initializer, Linear
 from vdm_jax.nn.norms import RMSNorm
 from vdm_jax.nn.rotary import rotate
@@ -86,15 +86,56 @@ class SelfAttention(nnx.Module):
           An array like `x`.
         """
         layout = LAYOUTS[tokens]
-        qkv = self.qkv(x)  # [B, ..., H, 3, c]
-        q, k = self.norm(qkv[..., 0, :], qkv[..., 1, :])
-        heads = layout.index("H")
-        q, k, v = (jnp.moveaxis(y, -2, heads) for y in (q, k, qkv[..., 2, :]))
+        q, k, v = self._project(x, layout)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         where = {"partition": partition, "layout": layout, "length": length}
         out = attend(q, k, v, policy=policy, kernel=self.kernel, scale=self.scale, **where)
-        return self.out(jnp.moveaxis(out, heads, -2).reshape(*x.shape[:-1], -1))
+        return self._merge(out, x, layout)
+
+    def through_time(
+        self, x: Array, cache: KVCache, rotary: Array | None = None, *, keep: bool, causal: bool = True
+    ) -> tuple[Array, KVCache]:
+        """Attention of tubes to the frames that a cache holds and to their own (Ca2-VDM 2411.16375).
+
+        Keys are kept before they are turned, and turned by their place in the queue when they are read.
+
+        Args:
+          x: `[B, S, m, D]`, m frames that follow those of the cache.
+          cache: of `[B, H, F, S, c]`.
+          rotary: `[F + m or more, 2, c / 2]`, by place in the queue.
+          keep: whether the frames are finished: they are appended first (so that the oldest may fall out), and see the
+            others causally.  Otherwise the cache stays as it is.
+          causal: whether unfinished frames see no later one.
+
+        Returns:
+          An array like `x`, and the cache.
+        """
+        new = x.shape[2]
+        q, k, v = self._project(x, LAYOUTS["GN"])  # [B, S, H, m, c]
+        k, v = (jnp.moveaxis(y, 1, 3) for y in (k, v))  # [B, H, m, S, c]
+        if keep:
+            cache = cache.append(k, v)
+            k, v, seen = cache.k, cache.v, cache.seen(new, causal=True)
+            k_place, q_place = cache.places(), cache.held - new + jnp.arange(new)
+        else:
+            k, v, seen = cache.beside(k, v, causal=causal)
+            q_place = cache.held + jnp.arange(new)
+            k_place = jnp.concatenate([cache.places(), q_place])
+        k, v = (jnp.moveaxis(y, 3, 1) for y in (k, v))  # [B, S, H, F (+ m), c]
+        if rotary is not None:
+            q, k = rotate(q, rotary[q_place]), rotate(k, rotary[jnp.maximum(k_place, 0)])
+        where = {"partition": "groups", "layout": LAYOUTS["GN"]}
+        out = attend(q, k, v, policy=Policy(mask=seen[None, None]), kernel=self.kernel, scale=self.scale, **where)
+        return self._merge(out, x, LAYOUTS["GN"]), cache
+
+    def _project(self, x: Array, layout: str) -> tuple[Array, Array, Array]:
+        qkv = self.qkv(x)  # [B, ..., H, 3, c]
+        q, k = self.norm(qkv[..., 0, :], qkv[..., 1, :])
+        return tuple(jnp.moveaxis(y, -2, layout.index("H")) for y in (q, k, qkv[..., 2, :]))
+
+    def _merge(self, out: Array, x: Array, layout: str) -> Array:
+        return self.out(jnp.moveaxis(out, layout.index("H"), -2).reshape(*x.shape[:-1], -1))
 
 
 class CrossAttention(nnx.Module):

@@ -6,6 +6,7 @@ a policy is a choice among those names.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -62,11 +63,31 @@ def run_stack(blocks: nnx.Module, x: Array, body: Callable[[nnx.Module, Array], 
       body: one block's work.
       remat: a name of `REMAT_POLICIES`.
     """
-    step = lambda carry, block: (body(gathered(block), checkpoint_name(carry, "block_in")), None)  # noqa: E731
+    return run_stack_with(blocks, x, None, lambda block, carry, _: (body(block, carry), None), remat)[0]
+
+
+def run_stack_with(
+    blocks: nnx.Module, x: Array, own: Any, body: Callable[[nnx.Module, Array, Any], tuple[Array, Any]], remat: str
+) -> tuple[Array, Any]:
+    """The same where each block has something of its own that it reads and changes: a cache.
+
+    Args:
+      blocks, x, remat: as in `run_stack`.
+      own: a pytree whose leaves have the leading `layers` dim.
+      body: `(block, x, own of the block) -> (x, own of the block)`.
+
+    Returns:
+      `x` behind the last block, and what the blocks have now, stacked.
+    """
+
+    def step(carry, block_and_own):
+        block, mine = block_and_own
+        return body(gathered(block), checkpoint_name(carry, "block_in"), mine)
+
     if remat != "none":
         # Inside a scan the compiler cannot merge the recomputation with the forward pass, so no barrier is needed.
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(step, x, blocks, unroll=_unroll(blocks, remat))[0]
+    return jax.lax.scan(step, x, (blocks, own), unroll=_unroll(blocks, remat))
 
 
 def _unroll(blocks: nnx.Module, remat: str) -> int:

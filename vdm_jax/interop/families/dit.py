@@ -31,7 +31,12 @@ _OF_BOTH = {
     "pooled_text": False,
     "classes": 0,
     "scalars": (),
+    "known_merge": False,
+    "prefix": 0,
+    "cyclic": False,
+    "temporal": "block",
 }
+_ONLY_HERE = ("known_merge", "prefix", "cyclic", "temporal")  # options that `torch_modules.dit` does not know
 _OF_WAN = _OF_BOTH | {"attention": "full", "rope": True, "positions": "none", "qk_norm": "all"}
 _OF_LATTE = _OF_BOTH | {
     "attention": "factorised",
@@ -134,6 +139,8 @@ def _two_layers(name: str) -> list[Rule]:
 
 
 def _keymap(config: DiTConfig) -> KeyMap:
+    if other := [f"{name}={getattr(config, name)!r}" for name in _ONLY_HERE if getattr(config, name) != _OF_BOTH[name]]:
+        raise ValueError(f"dit: {', '.join(other)} has no PyTorch module; only runs without it are exported")
     single = config.adaln == "single"
     rules = [*linear("patch_in", "patch_in"), *_two_layers("time"), *linear("patch_out", "patch_out")]
     blocks = ("block",) if config.attention == "full" else ("spatial", "temporal")

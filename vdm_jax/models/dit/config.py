@@ -11,6 +11,7 @@ from vdm_jax.nn.stack import check_remat
 
 _CHOICES = {
     "attention": ("full", "factorised"),
+    "temporal": ("block", "attention_first"),
     "adaln": ("single", "per_block"),
     "positions": ("none", "learned", "sincos", "apart"),
     "text_projection": ("linear", "mlp"),
@@ -30,6 +31,8 @@ class DiTConfig:
       mlp_dim: hidden channels of the MLP; 0 means 4 * dim.
       mlp: `gelu`, `relu2`, `silu`, `swiglu` or `geglu`.
       attention: `full` over all tokens of the clip, or `factorised` into space and time.
+      temporal: what the temporal part of a factorised unit is: a `block` of its own behind the spatial one (Latte), or
+        attention alone in front of it, which hears nothing of the time (`attention_first`: VDT 2305.13311).
       causal: a frame sees itself and earlier frames only.
       adaln: `single` (one projection of the time for all blocks plus a table in each and one for the output, PixArt
         2310.00426) or `per_block` (a projection in each block and one for the output).
@@ -47,6 +50,11 @@ class DiTConfig:
       scalars: names of other entries of `vector` (fps, motion ...).
       concat_channels: channels of `concat`, stacked on the input; 0 is none.
       known_channel: read `known` as one more input channel.
+      known_merge: read `known` (of whole frames) as one more channel before the first temporal block, where one layer
+        that starts as the identity merges it (Ca2-VDM 2411.16375).
+      prefix: each frame that is not given also reads the tokens of the last so many given ones, in every spatial block,
+        see `prefix.PrefixAttention`; 0 is none.
+      cyclic: places in time begin where the condition `start` says and repeat after `grid[0]` frames.
       kernel: how attention is computed, see `attention.KERNELS`.
       partition: how it is shared out over the `context` axis of a mesh, see `layout`.
       remat: see `nn.stack.REMAT_POLICIES`.
@@ -63,6 +71,7 @@ class DiTConfig:
     mlp_dim: int = 0
     mlp: str = "gelu"
     attention: str = "full"
+    temporal: str = "block"
     causal: bool = False
     adaln: str = "single"
     rope: bool = True
@@ -77,6 +86,9 @@ class DiTConfig:
     scalars: tuple[str, ...] = ()
     concat_channels: int = 0
     known_channel: bool = False
+    known_merge: bool = False
+    prefix: int = 0
+    cyclic: bool = False
     kernel: str = "auto"
     partition: str = "auto"
     remat: str = "none"
@@ -98,10 +110,20 @@ class DiTConfig:
             raise ValueError(f"heads: {self.heads} must divide dim={self.dim} into an even number of channels")
         if self.pooled_text and not self.text_dim:
             raise ValueError("pooled_text: True needs text_dim > 0")
+        if self.temporal != "block" and self.attention != "factorised":
+            raise ValueError(f"temporal: {self.temporal!r} needs attention='factorised'")
         if self.positions in ("learned", "apart") and min(self.grid) < 1:
             raise ValueError(f"grid: {self.grid} must be the clip's size in tokens when positions={self.positions!r}")
         if self.positions == "apart" and (self.attention != "factorised" or self.dim % 4):
             raise ValueError("positions: 'apart' needs attention='factorised' and a dim that is a multiple of 4")
+        if self.prefix < 0:
+            raise ValueError(f"prefix: {self.prefix} must be a number of frames, or 0 for none")
+        for name in ("known_merge", "prefix"):
+            if getattr(self, name) and self.attention != "factorised":
+                raise ValueError(f"{name}: {getattr(self, name)} needs attention='factorised'")
+        if self.cyclic and self.positions not in ("learned", "apart"):
+            raise ValueError(f"cyclic: True needs a table of places in time, positions='apart' or 'learned', not "
+                             f"{self.positions!r}")  # fmt: skip
 
     @property
     def head_dim(self) -> int:
@@ -123,14 +145,14 @@ class DiTConfig:
             "tokens": self.text_dim > 0,
             "vector": self.classes > 0 or bool(self.scalars),
             "concat": self.concat_channels > 0,
-            "known": self.known_channel,
+            "known": self.known_channel or self.known_merge or self.prefix > 0,
         }
         return frozenset(key for key, on in present.items() if on)
 
     @property
     def may_read(self) -> frozenset[str]:
-        """What it reads where it is given: the keys of `reads`, and the segments of packed clips."""
-        return self.reads | {"segments"}
+        """What it reads where it is given: the keys of `reads`, and which frames belong together, and where."""
+        return self.reads | {"segments", "length"} | ({"start"} if self.cyclic else set())
 
     def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """The clip's size in tokens.
@@ -154,7 +176,8 @@ class DiTConfig:
         For N tokens in T frames, width D, MLP width M and L text tokens of width E:
 
             a unit         QKV and output 8 N D^2, MLP 4 N D M (6 N D M if gated), the cross-attention's projections
-                           4 (N + L) D^2; twice the first two for the factorised form; `attention_flops`
+                           4 (N + L) D^2; twice the first two for the factorised form, or 10 N D^2 more where its
+                           temporal part is attention alone; `attention_flops`
             adaLN          12 T D^2 (for each block, if each has its own; then also 4 T D^2 for the output)
             the ends       2 N D (patch in + patch out), 2 L E D (and 2 L D^2 through two layers), 2 (256 D + D^2) for
                            each embedded number
@@ -163,8 +186,10 @@ class DiTConfig:
         """
         t, h, w = self.token_grid(frames, height, width)
         tokens, d = t * h * w, self.dim
-        blocks = 1 if self.attention == "full" else 2  # of a unit
+        alone = self.temporal == "attention_first"
+        blocks = 1 if self.attention == "full" or alone else 2  # of a unit
         unit = blocks * tokens * (8 * d * d + (6 if self.mlp in GATED else 4) * d * self.hidden)
+        unit += 10 * tokens * d * d if alone else 0
         unit += 4 * (tokens + text_length) * d * d if self.text_dim else 0
         modulation = t * d * d * (12 * self.depth * blocks + 4 if self.adaln == "per_block" else 12)
         ends = 2 * tokens * d * math.prod(self.patch) * (self.in_channels + self.channels)
