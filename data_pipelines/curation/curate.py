@@ -24,7 +24,8 @@ from data_pipelines.curation.caption_files import (
     stray_sidecars,
 )
 from data_pipelines.curation.captions import Caption, blend
-from data_pipelines.curation.encode import Encoder, Job
+from data_pipelines.curation.clip_rows import Changed, ClipRows
+from data_pipelines.curation.encode import Encoder
 from data_pipelines.curation.examine import Examined, Examiner, Spent
 from data_pipelines.curation.filters import Decision, Rule, check_columns, decide
 from data_pipelines.curation.graph import Encode, Examine, Progress, Where, import_beam, run_each
@@ -33,7 +34,6 @@ from data_pipelines.curation.inputs.opening import open_inputs
 from data_pipelines.curation.records import Records
 from data_pipelines.curation.scores.duplicates import COLUMNS as DUPLICATES
 from data_pipelines.curation.scores.duplicates import score_corpus
-from data_pipelines.curation.scores.fingerprint import Fingerprint
 from data_pipelines.curation.scores.opencv import import_opencv
 from data_pipelines.curation.settings import Recipe
 from data_pipelines.curation.source import Source
@@ -129,14 +129,14 @@ def curate(
         run.dropped += [*found.refused, *bad, *(table.refused if table else ())]
         sources = {source.id: source for source in found.sources if source.id in said}
         rows = run.examine(sources, said, table)
-        decision, jobs = run.settle(rows, sources, len(found.sources), dry_run)
+        decision = run.settle(rows, sources, len(found.sources), dry_run)
         notes = {"ignored": dict(found.ignored), "captions_without_source": list(strays)}
         notes["sources_without_caption"] = sum(not captions for captions in said.values())
         write_table(folder / TABLE, decision.rows, {"stages": [stage.folder for stage in recipe.stages()]})
         dropped = tuple(sorted(run.dropped, key=lambda d: d.file))
         manifest = None
         if not dry_run:
-            manifest = write_set(out, decision, jobs, recipe, run.encoder, dropped, notes, overwrite=overwrite)
+            manifest = write_set(out, decision, sources, recipe, run.encoder, dropped, notes, overwrite=overwrite)
         return Curated(manifest, decision, dropped, run.spent, folder / TABLE, notes)
     finally:
         os.close(held)
@@ -158,38 +158,36 @@ class _Run:
         sources: Mapping[str, Source],
         said: Mapping[str, tuple[Caption, ...]],
         table: CaptionTable | None,
-    ) -> list[ClipRow]:
-        """Rows of all clips of the sources that are usable."""
+    ) -> Sequence[ClipRow]:
+        """Rows of all clips of the sources that are usable, in order."""
         lines = [source.to_json() for source in sources.values()]
         bad = self._each("examine", Examine(self._examiner), lines)
-        rows: list[ClipRow] = []
-        for source in sources.values():
+        rows = ClipRows(self._records.folder)
+        for source in sorted(sources.values(), key=lambda source: source.id):
             if source.id in bad:
                 continue
             known = self._examiner.read(source)
             if known is None:
                 raise RunError(f"{source.id}: the run ended without a result for it; start again")
             try:
-                rows += list(_rows(source, known, said[source.id], table))
+                rows.extend(list(_rows(source, known, said[source.id], table)))
             except VideoError as error:
                 self.dropped.append(Dropped(source.id, error.reason, str(error)))
-        return _compared(rows, self._recipe)
+        return compared(rows, self._recipe)
 
-    def settle(
-        self, rows: list[ClipRow], sources: Mapping[str, Source], count: int, dry_run: bool
-    ) -> tuple[Decision, list[Job]]:
+    def settle(self, rows: Sequence[ClipRow], sources: Mapping[str, Source], count: int, dry_run: bool) -> Decision:
         """Decides, and encodes what is used; decides again without the sources that turn out to be damaged."""
         asked = self._recipe.settings
         while True:
             self._check_usable(rows, count)
             decision = decide(rows, asked.selection, count)
-            jobs = jobs_of(decision, sources, asked.crop_bars)
             if dry_run:
-                return decision, jobs
-            bad = self._each("encode", Encode(self.encoder, self._examiner), [job.to_json() for job in jobs])
+                return decision
+            lines = [job.to_json() for job, _ in jobs_of(decision, sources, asked.crop_bars)]
+            bad = self._each("encode", Encode(self.encoder, self._examiner), lines)
             if not bad:
-                return decision, jobs
-            rows = [row for row in rows if row.source not in bad]
+                return decision
+            rows = Changed(rows, [place for place, row in enumerate(rows) if row.source not in bad])
 
     def _check_usable(self, rows: Sequence[ClipRow], count: int) -> None:
         if rows:
@@ -212,7 +210,7 @@ def _check_filters(recipe: Recipe, sources: Sequence[Source]) -> None:
     rules: tuple[Rule, ...] = recipe.settings.selection.filters
     extra = {f"{EXTRA}{name}" for source in sources for name in source.extra} if rules else set()
     scores = {column.name for scorer in recipe.scorers for column in scorer.columns}
-    if _finds_duplicates(recipe):
+    if recipe.duplicates is not None:
         scores |= {column.name for column in DUPLICATES}
     check_columns(rules, {*scores, *extra, *FACTS, "source_fps", "source_seconds", "sound"})
 
@@ -241,13 +239,10 @@ def _rows(source: Source, known: Examined, said: tuple[Caption, ...], table: Cap
         yield dataclasses.replace(row, captions=blend(parts) if len(parts) > 1 else tuple(own or captions))
 
 
-def _compared(rows: list[ClipRow], recipe: Recipe) -> list[ClipRow]:
+def compared(rows: Sequence[ClipRow], recipe: Recipe) -> Sequence[ClipRow]:
     """The rows with what only a look at all of them tells: which clips are near duplicates of others."""
-    if not rows or not _finds_duplicates(recipe):
+    if recipe.duplicates is None:
         return rows
     found = score_corpus(rows)
-    return [dataclasses.replace(row, scores={**row.scores, **found.get(row.id, {})}) for row in rows]
-
-
-def _finds_duplicates(recipe: Recipe) -> bool:
-    return any(isinstance(scorer, Fingerprint) for scorer in recipe.scorers)
+    changed = lambda place, row: dataclasses.replace(row, scores={**row.scores, **found.scores(place)})  # noqa: E731
+    return Changed(rows, range(len(rows)), changed)

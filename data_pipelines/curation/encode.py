@@ -5,7 +5,9 @@ next one), or, at fps = 0, the first T that are shown from its start on.  A file
 that lie close together, from the keyframe before them, and no picture is converted that no clip shows; the small
 pictures of the clips at hand are all that is held.
 
-The encoded clips of a source lie in one ArrayRecord file, there whole or not at all.
+The encoded clips of a source lie in one ArrayRecord file, there whole or not at all.  Clips that are asked for later
+join those that are there in a file that takes the place of the first; so filters may change back and forth, and only
+what was never used before is decoded.
 """
 
 import bisect
@@ -13,7 +15,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,16 @@ class Clip:
     span: Span
     box: Box | tuple[()] = ()
 
+    def to_numbers(self) -> list[int]:
+        """Milliseconds and box."""
+        return [*self.span.milliseconds, *self.box]
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[int]) -> "Clip":
+        """The inverse of `to_numbers`."""
+        start, end, *box = numbers
+        return cls(Span(start / 1000, end / 1000), tuple(box))
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -65,22 +77,43 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Names the result."""
-        return fingerprint([self.digest, self._clips()])
+        """Names the source and its bytes, whichever of its clips are asked for."""
+        return fingerprint([self.source.id, self.digest])
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({"source": self.source.to_json(), "digest": self.digest, "clips": self._clips()})
+        clips = [clip.to_numbers() for clip in self.clips]
+        return json.dumps({"source": self.source.to_json(), "digest": self.digest, "clips": clips})
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
         """The inverse of `to_json`."""
         fields = json.loads(text)
-        clips = [Clip(Span(start / 1000, end / 1000), tuple(box)) for start, end, *box in fields["clips"]]
-        return cls(Source.from_json(fields["source"]), fields["digest"], tuple(clips))
+        clips = tuple(map(Clip.from_numbers, fields["clips"]))
+        return cls(Source.from_json(fields["source"]), fields["digest"], clips)
 
-    def _clips(self) -> list[list[int]]:
-        return [[*clip.span.milliseconds, *clip.box] for clip in self.clips]
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """Encoded clips of a source: their file, and the place of each in it."""
+
+    path: Path
+    places: Mapping[Clip, int]
+
+    def read(self, clips: Iterable[Clip]) -> Iterator[bytes]:
+        """Some of them, in the order asked for.
+
+        Raises:
+          RunError: they cannot be read.
+        """
+        try:
+            reader = ArrayRecordReader(str(self.path), options="readahead_buffer_size:0")
+            for clip in clips:
+                yield reader.read(np.array([self.places[clip]]))[0]
+            reader.close()
+        except (RuntimeError, IndexError) as error:
+            said = " ".join(str(error).split())
+            raise RunError(f"{self.path}: damaged ({said}); remove it and start again") from None
 
 
 class Encoder:
@@ -105,21 +138,15 @@ class Encoder:
           VideoError: the source is damaged or has changed.
           RunError: the disk is full, or fails otherwise.
         """
-        spent = Spent()
-        if self.is_stored(job):
+        spent, stored = Spent(), self._stored(job)
+        missing = [clip for clip in job.clips if clip not in stored.places]
+        if not missing:
             return spent
         begin = time.thread_time()
         with LocalFile(job.source) as lazy, named(job.source, lazy):
-            self._write(job, encoded(lazy(), facts, job.clips, self._clip))
-        spent.add(self._stage.name, time.thread_time() - begin, sum(clip.span.duration for clip in job.clips))
+            self._write(job, stored, encoded(lazy(), facts, missing, self._clip))
+        spent.add(self._stage.name, time.thread_time() - begin, sum(clip.span.duration for clip in missing))
         return spent
-
-    def is_stored(self, job: Job) -> bool:
-        """Whether the clips of a source are there, whole."""
-        held = self._records.read(self._stage, job.key)
-        if held is None:
-            return False
-        return count_records(self._place(job)) == held["clips"] == len(job.clips)
 
     def read(self, job: Job) -> Iterator[bytes]:
         """The stored clips of a source, in order.
@@ -127,39 +154,56 @@ class Encoder:
         Raises:
           RunError: they cannot be read.
         """
-        path = self._place(job)
-        try:
-            reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0")
-            for k in range(len(job.clips)):
-                yield reader.read(np.array([k]))[0]
-            reader.close()
-        except (RuntimeError, IndexError) as error:
-            said = " ".join(str(error).split())
-            raise RunError(f"{path}: damaged ({said}); remove it and start again") from None
+        stored = self._stored(job)
+        if any(clip not in stored.places for clip in job.clips):
+            raise RunError(f"{stored.path}: damaged, or removed while it was needed; start again")
+        return stored.read(job.clips)
 
-    def _place(self, job: Job) -> Path:
-        return self._records.place(self._stage, job.key, SUFFIX)
+    def _stored(self, job: Job) -> _Stored:
+        """What is there, whole; no clip if it is damaged."""
+        held = self._records.read(self._stage, job.key) or {"file": job.key, "clips": []}
+        clips = map(Clip.from_numbers, held["clips"])
+        stored = _Stored(self._place(held["file"]), {clip: place for place, clip in enumerate(clips)})
+        whole = not stored.places or count_records(stored.path) == len(stored.places)
+        return stored if whole else _Stored(stored.path, {})
 
-    def _write(self, job: Job, clips: Iterator[tuple[int, bytes]]) -> None:
-        path = self._place(job)
+    def _place(self, name: str) -> Path:
+        return self._records.place(self._stage, name, SUFFIX)
+
+    def _write(self, job: Job, stored: _Stored, new: Iterator[tuple[int, bytes]]) -> None:
+        """Stores clips together with those that are there, under a name of their own, so that the record, which is
+        replaced last, always names a file that is whole."""
+        clips = sorted({*stored.places, *job.clips})
+        numbers = [clip.to_numbers() for clip in clips]
+        name = fingerprint([job.key, numbers])
+        old, made = stored.read(clip for clip in clips if clip in stored.places), _in_order(new)
+        self._write_file(
+            self._place(name), (next(old if clip in stored.places else made) for clip in clips), len(clips)
+        )
+        self._records.write(self._stage, job.key, {"file": name, "clips": numbers})
+        if stored.path != self._place(name):
+            with writing(stored.path):
+                stored.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _write_file(path: Path, clips: Iterator[bytes], count: int) -> None:
         partial = Records.partial(path)
         try:
             with writing(path):
                 writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
             try:
-                for data in _in_order(clips):
+                for data in clips:
                     with writing(path):
                         writer.write(data)
             finally:
                 with writing(path):
                     writer.close()
             with writing(path):
-                if count_records(partial) != len(job.clips):
-                    raise RunError(f"cannot write {path}: not all of {len(job.clips)} clips are there")
+                if count_records(partial) != count:
+                    raise RunError(f"cannot write {path}: not all of {count} clips are there")
                 os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        self._records.write(self._stage, job.key, {"clips": len(job.clips)})
 
 
 def encoded(path: Path, facts: Facts, clips: Sequence[Clip], settings: ClipSettings) -> Iterator[tuple[int, bytes]]:

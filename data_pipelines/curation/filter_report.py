@@ -3,20 +3,25 @@
 For each filter there are two contact sheets: clips that it removes, from those just beyond the threshold to the
 worst, and clips that it keeps, those nearest to the threshold.  If the two look alike, the threshold is not where it
 should be.
+
+Clips are gone through one after the other and not kept, for they may lie on disk; what is kept are their numbers.
 """
 
+import functools
 import hashlib
+import heapq
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.curation.clip_rows import Changed
 from data_pipelines.curation.filters import Decision, Effect, Filter, Rule
 from data_pipelines.curation.scores.protocol import Column
 from data_pipelines.curation.scores.sampling import SampleSettings, sample_spans
 from data_pipelines.curation.source import Source, Span, local_path
-from data_pipelines.curation.table import ClipRow, numeric_columns
+from data_pipelines.curation.table import ClipRow
 from data_pipelines.shards.manifest import Dropped
 from vdm_jax.media.charts import histogram
 from vdm_jax.media.grid import contact_sheet, spread
@@ -60,6 +65,7 @@ def filter_page(
 ) -> Page:
     """The page; arguments as `write_filter_report`."""
     meanings = {column.name: column for column in columns}
+    numbers = _numbers(decision.clips)
     kept = decision.kept
     summary = {
         "clips": len(decision.rows),
@@ -71,9 +77,9 @@ def filter_page(
     }
     sheets = _Sheets(decision, pictures)
     sections = [_overview(decision)]
-    sections += [_of_rule(effect, decision, meanings, sheets) for effect in decision.effects]
+    sections += [_of_rule(effect, numbers, meanings, sheets) for effect in decision.effects]
     sections.append(Section("What is kept", sheets.section_of(sheets.kept), "drawn at random"))
-    sections += _others(decision, meanings)
+    sections += _others(decision, numbers, meanings)
     sections += _dropped(dropped)
     return Page(title, "What the filters remove, and what is left", summary, sections)
 
@@ -114,12 +120,13 @@ class _Sheets:
         self.removed: dict[Rule, list[ClipRow]] = {}
         self.near: dict[Rule, list[ClipRow]] = {}
         for effect in decision.effects:
-            name = str(effect.rule)
-            gone = sorted((r for r in decision.rows if name in r.refused), key=lambda r: _beyond(effect.rule, r))
-            self.removed[effect.rule] = [gone[k] for k in spread(len(gone), EXAMPLES)]
-            kept = sorted(decision.kept, key=lambda r: _beyond(effect.rule, r))
-            self.near[effect.rule] = kept[:EXAMPLES]
-        self.kept = sorted(decision.kept, key=lambda row: hashlib.sha256(row.id.encode()).digest())[:EXAMPLES]
+            name, beyond = str(effect.rule), functools.partial(_beyond, effect.rule)
+            gone = [place for place, why in enumerate(decision.refused) if name in why]
+            order = np.argsort([beyond(row) for row in Changed(decision.clips, gone)], kind="stable")
+            self.removed[effect.rule] = [decision.rows[gone[order[k]]] for k in spread(len(gone), EXAMPLES)]
+            self.near[effect.rule] = heapq.nsmallest(EXAMPLES, decision.kept, key=beyond)
+        digest = lambda row: hashlib.sha256(row.id.encode()).digest()  # noqa: E731
+        self.kept = heapq.nsmallest(EXAMPLES, decision.kept, key=digest)
         shown = [row for rows in (*self.removed.values(), *self.near.values(), self.kept) for row in rows]
         self._frames = pictures(list({row.id: row for row in shown}.values()))
 
@@ -139,12 +146,25 @@ class _Sheets:
         return self.sheet(rows, "")
 
 
-def _beyond(rule: Rule, row: ClipRow) -> tuple[float, str]:
-    """How far the value of a clip is from the threshold, whichever side it is on; by id where that says nothing."""
+def _beyond(rule: Rule, row: ClipRow) -> float:
+    """How far the value of a clip is from the threshold, whichever side it is on; 0 where that says nothing."""
     value = row.value(rule.column)
     if not isinstance(rule, Filter) or value is None or isinstance(value, str):
-        return 0.0, row.id
-    return min(abs(value - rule.least), abs(value - rule.most)), row.id
+        return 0.0
+    return min(abs(value - rule.least), abs(value - rule.most))
+
+
+def _numbers(rows: Sequence[ClipRow]) -> dict[str, np.ndarray]:
+    """Every number that clips have, by column: float64 [clips], NaN where a clip has none."""
+    found = {"seconds": np.full(len(rows), np.nan)}
+    for place, row in enumerate(rows):
+        found["seconds"][place] = row.seconds
+        for name, value in (*row.facts.items(), *row.scores.items()):
+            if not isinstance(value, str):
+                if name not in found:
+                    found[name] = np.full(len(rows), np.nan)
+                found[name][place] = value
+    return found
 
 
 def _overview(decision: Decision) -> Section:
@@ -161,23 +181,27 @@ def _overview(decision: Decision) -> Section:
     blocks: list[Any] = []
     if rows:
         blocks.append(Table(("filter", "removes alone", "removes in order", "not measured", "left"), rows))
-    splits = []
-    for split in ("train", "val"):
-        mine = [row for row in decision.kept if row.split == split]
-        seconds = round(sum(row.seconds for row in mine), 1)
-        captioned = sum(bool(row.captions) for row in mine)
-        if mine:
-            splits.append((split, len(mine), len({row.source for row in mine}), seconds, captioned))
+    counts: dict[str, list[Any]] = {}
+    for row in decision.kept:
+        clips, sources, seconds, captioned = counts.setdefault(row.split, [0, set(), 0.0, 0])
+        sources.add(row.source)
+        counts[row.split] = [clips + 1, sources, seconds + row.seconds, captioned + bool(row.captions)]
+    splits = [
+        (split, clips, len(sources), round(seconds, 1), captioned)
+        for split, (clips, sources, seconds, captioned) in sorted(counts.items())
+    ]
     blocks.append(Table(("split", "clips", "sources", "seconds", "with a caption"), splits))
     how = "whole sources" if decision.hold_out == "source" else "the end of each source"
     held = f"; held out: {how}" if len(splits) > 1 else ""
     return Section("In short", blocks, f"of {total:,} clips{held}")
 
 
-def _of_rule(effect: Effect, decision: Decision, meanings: Mapping[str, Column], sheets: _Sheets) -> Section:
+def _of_rule(
+    effect: Effect, numbers: Mapping[str, np.ndarray], meanings: Mapping[str, Column], sheets: _Sheets
+) -> Section:
     rule, blocks = effect.rule, []
     if isinstance(rule, Filter):
-        _, chart = _chart(rule.column, decision.rows, rule.least, rule.most, meanings, width=11.0, height=2.2)
+        _, chart = _chart(rule.column, numbers, rule.least, rule.most, meanings, width=11.0, height=2.2)
         blocks.append(Charts([("All clips", chart)], wide=True))
     count = len(sheets.removed[rule])
     if effect.alone:
@@ -188,18 +212,18 @@ def _of_rule(effect: Effect, decision: Decision, meanings: Mapping[str, Column],
     return Section(str(rule), blocks, meaning, missing)
 
 
-def _others(decision: Decision, meanings: Mapping[str, Column]) -> list[Section]:
+def _others(decision: Decision, numbers: Mapping[str, np.ndarray], meanings: Mapping[str, Column]) -> list[Section]:
     """Histograms of what is not filtered on, each with the limit that its scorer was calibrated to."""
     used = {effect.rule.column for effect in decision.effects}
     charts = []
-    for name in numeric_columns(decision.rows):
-        if name in used or len({row.value(name) for row in decision.rows}) < 2:
+    for name in sorted(numbers):
+        if name in used or len(np.unique(numbers[name])) < 2:
             continue
         column = meanings.get(name)
         least, most = -np.inf, np.inf
         if column is not None and column.limit is not None and column.higher_is != "neither":
             least, most = (column.limit, np.inf) if column.higher_is == "better" else (-np.inf, column.limit)
-        charts.append(_chart(name, decision.rows, least, most, meanings))
+        charts.append(_chart(name, numbers, least, most, meanings))
     text = [
         "Dashed lines are the limits that separate clean clips from defective ones where their scorer was calibrated."
     ]
@@ -207,11 +231,17 @@ def _others(decision: Decision, meanings: Mapping[str, Column]) -> list[Section]
 
 
 def _chart(
-    name: str, rows: Sequence[ClipRow], least: float, most: float, meanings: Mapping[str, Column], **size: float
+    name: str,
+    numbers: Mapping[str, np.ndarray],
+    least: float,
+    most: float,
+    meanings: Mapping[str, Column],
+    **size: float,
 ) -> tuple[str, str]:
     column = meanings.get(name)
     unit = f", {column.unit}" if column is not None and column.unit else ""
-    values = [float(v) for v in (row.value(name) for row in rows) if v is not None and not isinstance(v, str)]
+    values = numbers.get(name, np.empty(0))
+    values = values[~np.isnan(values)]
     meaning = f": {column.meaning}" if column is not None else ""
     return f"{name}{meaning}", histogram(values, least=least, most=most, name=f"{name}{unit}", **size)
 

@@ -10,18 +10,23 @@ Held-out clips never come from material that is trained on.  By `source`: whole 
 seed and id.  By `tail`, for one or a few long videos: the last part of each, and training clips that reach into it are
 left out.  Sources of one group (stretches of a video, cameras of a scene) count as one source.  Where near duplicates
 were looked for, training clips that repeat a held-out clip of another source are left out too.
+
+Rows are gone through one after the other and not kept, for they may lie on disk (`clip_rows`).
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from data_pipelines.curation.table import ClipRow
+from data_pipelines.curation.clip_rows import Changed
+from data_pipelines.curation.table import ClipRow, in_order
 from vdm_jax.errors import RunError, did_you_mean
 
 HOLD_OUT = ("auto", "source", "tail")
@@ -192,21 +197,39 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """The table again, with `split` and `refused` set, and what did it."""
+    """What filters decided about every clip of a table.
 
-    rows: tuple[ClipRow, ...]
+    Attributes:
+      clips: the table, in order of source and time.
+      split, refused: of each clip, as in `ClipRow`.
+      effects: what each filter did.
+      hold_out: how validation clips were chosen.
+    """
+
+    clips: Sequence[ClipRow]
+    split: Sequence[str]
+    refused: Sequence[tuple[str, ...]]
     effects: tuple[Effect, ...]
     hold_out: str
 
     @property
-    def kept(self) -> list[ClipRow]:
-        """The clips that are used."""
-        return [row for row in self.rows if not row.refused]
+    def rows(self) -> Sequence[ClipRow]:
+        """The table with `split` and `refused` set; rows are made when they are looked at."""
+        return Changed(self.clips, range(len(self.clips)), self._decided)
+
+    @functools.cached_property
+    def kept(self) -> Sequence[ClipRow]:
+        """The clips that are used; rows are made when they are looked at."""
+        places = np.array([place for place, why in enumerate(self.refused) if not why], np.int64)
+        return Changed(self.clips, places, self._decided)
 
     def reasons(self) -> dict[str, int]:
         """Clips for each reason, the most frequent first; a clip counts for each of its reasons."""
-        counts = collections.Counter(reason for row in self.rows for reason in row.refused)
+        counts = collections.Counter(reason for why in self.refused for reason in why)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def _decided(self, place: int, row: ClipRow) -> ClipRow:
+        return dataclasses.replace(row, split=self.split[place], refused=self.refused[place])
 
 
 def check_columns(filters: Iterable[Rule], columns: Iterable[str]) -> None:
@@ -236,71 +259,97 @@ def decide(rows: Iterable[ClipRow], selection: Selection, sources: int = 0) -> D
       ValueError: a filter on a column that no row has, or on text as if it were numbers.
       RunError: a filter keeps nothing, or all together do, or nothing is left to train on.
     """
-    rows = sorted(rows, key=lambda row: (row.source, row.start, row.end))
-    check_columns(selection.filters, {name for row in rows for name in (*row.facts, *row.scores)})
-    passes = {rule: np.array([rule.keeps(row) for row in rows], bool) for rule in selection.filters}
-    effects = _effects(rows, passes)
-    _check_kept(rows, effects, passes)
-    refused = [tuple(str(rule) for rule, kept in passes.items() if not kept[k]) for k in range(len(rows))]
-    count = sources or len({row.group for row in rows})
+    rows = in_order(rows)
+    check_columns(selection.filters, _columns(rows) if selection.filters else ())
+    marks, effects = _filtered(rows, selection.filters)
+    count = sources or len(set(marks.group))
     hold_out = selection.hold_out
     if hold_out == "auto":
         hold_out = "source" if count >= AUTO_SOURCES else "tail"
-    resolved = dataclasses.replace(selection, hold_out=hold_out)
-    decided = [dataclasses.replace(row, split="", refused=why) for row, why in zip(rows, refused)]
-    decided = _without_leaks(_hold_out(_cap(decided, selection.max_clips_per_source), resolved, count))
-    if decided and not any(row.split == "train" for row in decided):
-        used = len({row.group for row in decided if not row.refused})
+    _cap(marks, selection.max_clips_per_source)
+    _hold_out(marks, dataclasses.replace(selection, hold_out=hold_out), count)
+    _refuse_leaks(marks, rows)
+    if rows and "train" not in marks.split:
+        used = len({group for group, why in zip(marks.group, marks.refused) if not why})
         hint = "; use hold_out='tail' or val_fraction=0" if hold_out == "source" else ""
         raise RunError(f"filters: {used} usable source(s) leave no clip to train on{hint}")
-    return Decision(tuple(decided), effects, hold_out)
+    return Decision(rows, marks.split, marks.refused, effects, hold_out)
 
 
-def _effects(rows: Sequence[ClipRow], passes: Mapping[Rule, np.ndarray]) -> tuple[Effect, ...]:
-    left, effects = np.ones(len(rows), bool), []
-    for rule, kept in passes.items():
-        missing = sum(row.value(rule.column) is None for row in rows)
-        effects.append(Effect(rule, int((~kept).sum()), int((left & ~kept).sum()), missing))
-        left &= kept
-    return tuple(effects)
+@dataclasses.dataclass
+class _Marks:
+    """What deciding needs of each clip, and what is decided so far: the same few words over and over."""
+
+    group: list[str]
+    start: np.ndarray
+    end: np.ndarray
+    split: list[str]
+    refused: list[tuple[str, ...]]
+    leader: list[str | None]
+
+    def used(self) -> dict[str, list[int]]:
+        """Group -> places of its clips that are not refused, in order of time."""
+        found: dict[str, list[int]] = {}
+        for k in np.lexsort((self.end, self.start)).tolist():
+            if not self.refused[k]:
+                found.setdefault(self.group[k], []).append(k)
+        return found
 
 
-def _check_kept(rows: Sequence[ClipRow], effects: Sequence[Effect], passes: Mapping[Rule, np.ndarray]) -> None:
+def _columns(rows: Iterable[ClipRow]) -> set[str]:
+    found: set[str] = set()
+    for row in rows:
+        found.update(row.facts, row.scores)
+    return found
+
+
+def _filtered(rows: Sequence[ClipRow], rules: Sequence[Rule]) -> tuple[_Marks, tuple[Effect, ...]]:
+    """Asks every filter about every clip."""
+    marks = _Marks([], np.zeros(len(rows)), np.zeros(len(rows)), [""] * len(rows), [], [])
+    kept, missing = np.ones((len(rules), len(rows)), bool), [0] * len(rules)
+    names = [str(rule) for rule in rules]
+    once: dict[Any, Any] = {}  # equal texts become one object
+    for k, row in enumerate(rows):
+        for i, rule in enumerate(rules):
+            kept[i, k] = rule.keeps(row)
+            missing[i] += row.value(rule.column) is None
+        why = tuple(name for i, name in enumerate(names) if not kept[i, k])
+        marks.group.append(once.setdefault(row.group, row.group))
+        marks.refused.append(once.setdefault(why, why))
+        leader = row.value(LEADER)
+        marks.leader.append(once.setdefault(leader, leader))
+        marks.start[k], marks.end[k] = row.start, row.end
+    effects, left = [], np.ones(len(rows), bool)
+    for i, rule in enumerate(rules):
+        effects.append(Effect(rule, int((~kept[i]).sum()), int((left & ~kept[i]).sum()), missing[i]))
+        left &= kept[i]
+    _check_kept(rows, effects, bool(left.any()))
+    return marks, tuple(effects)
+
+
+def _check_kept(rows: Sequence[ClipRow], effects: Sequence[Effect], any_left: bool) -> None:
     """Refuses filters that leave nothing, by name and with what the column holds."""
     for effect in effects:
         if effect.alone < len(rows):
             continue
-        found = [row.value(effect.rule.column) for row in rows]
+        found = (row.value(effect.rule.column) for row in rows)
         there = [value for value in found if value is not None]
         held = f"{effect.rule.column} is from {min(there)} to {max(there)}" if there else "none has a value"
         raise RunError(f"filter {effect.rule}: keeps none of {len(rows)} clips; {held}")
-    if rows and passes and not np.logical_and.reduce(list(passes.values())).any():
+    if rows and effects and not any_left:
         each = ", ".join(f"{effect.rule} removes {effect.removed}" for effect in effects)
         raise RunError(f"filters: together they keep none of {len(rows)} clips ({each})")
 
 
-def _by_group(rows: Sequence[ClipRow]) -> dict[str, list[int]]:
-    """Group -> places of its clips that are not refused, in order of time."""
-    found: dict[str, list[int]] = {}
-    for k in sorted(range(len(rows)), key=lambda k: (rows[k].start, rows[k].end)):
-        if not rows[k].refused:
-            found.setdefault(rows[k].group, []).append(k)
-    return found
-
-
-def _cap(rows: list[ClipRow], limit: int) -> list[ClipRow]:
-    if not limit:
-        return rows
-    rows = list(rows)
-    for places in _by_group(rows).values():
+def _cap(marks: _Marks, limit: int) -> None:
+    for places in marks.used().values() if limit else ():
         chosen = {places[i * len(places) // limit] for i in range(limit)} if len(places) > limit else set(places)
         for k in set(places) - chosen:
-            rows[k] = dataclasses.replace(rows[k], refused=(CAPPED,))
-    return rows
+            marks.refused[k] = (CAPPED,)
 
 
-def _hold_out(rows: list[ClipRow], selection: Selection, count: int) -> list[ClipRow]:
-    rows, groups = list(rows), _by_group(rows)
+def _hold_out(marks: _Marks, selection: Selection, count: int) -> None:
+    groups = marks.used()
     held_out: set[str] = set()
     if selection.hold_out == "source" and selection.val_fraction:
         ordered = sorted(groups, key=lambda group: _draw(selection.seed, group))
@@ -309,28 +358,28 @@ def _hold_out(rows: list[ClipRow], selection: Selection, count: int) -> list[Cli
         tail = len(places) if group in held_out else 0
         if selection.hold_out == "tail" and selection.val_fraction and len(places) > 1:
             tail = max(1, round(selection.val_fraction * len(places)))
-        border = rows[places[-tail]].start if tail else math.inf
+        border = marks.start[places[-tail]] if tail else math.inf
         for i, k in enumerate(places):
             if i >= len(places) - tail:
-                rows[k] = dataclasses.replace(rows[k], split="val")
-            elif rows[k].end <= border:
-                rows[k] = dataclasses.replace(rows[k], split="train")
+                marks.split[k] = "val"
+            elif marks.end[k] <= border:
+                marks.split[k] = "train"
             else:
-                rows[k] = dataclasses.replace(rows[k], refused=(BORDER,))
-    return rows
+                marks.refused[k] = (BORDER,)
 
 
-def _without_leaks(rows: list[ClipRow]) -> list[ClipRow]:
+def _refuse_leaks(marks: _Marks, rows: Sequence[ClipRow]) -> None:
     """Refuses training clips that are alike a held-out one of another group; neighbours in one video often are."""
+    if not any(marks.leader):
+        return
     held_out: dict[str, set[str]] = {}
-    for row in rows:
-        if row.split == "val":
-            held_out.setdefault(str(row.value(LEADER) or row.id), set()).add(row.group)
-    leaks = lambda row: held_out.get(str(row.value(LEADER) or row.id), set()) - {row.group}  # noqa: E731
-    return [
-        dataclasses.replace(row, split="", refused=(LEAK,)) if row.split == "train" and leaks(row) else row
-        for row in rows
-    ]
+    for k, row in enumerate(rows):
+        if marks.split[k] == "val":
+            held_out.setdefault(str(marks.leader[k] or row.id), set()).add(marks.group[k])
+    for k, row in enumerate(rows):
+        leader = str(marks.leader[k] or row.id)
+        if marks.split[k] == "train" and held_out.get(leader, set()) - {marks.group[k]}:
+            marks.split[k], marks.refused[k] = "", (LEAK,)
 
 
 def _bound(sign: str, number: float, outwards: float) -> str:

@@ -5,6 +5,7 @@ nothing that it depends on has changed:
 
     digest   probe --+-- cuts -- spans --+-- one for each scorer
                      |                   +-- captions of a model
+                     |                          (fingerprint) -- near duplicates, of all sources together
                      +-- encode
 
 An encoded clip depends on its span and on the shape of clips alone, so filters may change without decoding anything
@@ -21,6 +22,8 @@ from data_pipelines.curation.cuts import CutSettings
 from data_pipelines.curation.filters import Selection, parse_filter
 from data_pipelines.curation.inputs.rows import TABLE_SUFFIXES
 from data_pipelines.curation.probe import Facts
+from data_pipelines.curation.scores import duplicates
+from data_pipelines.curation.scores.fingerprint import Fingerprint
 from data_pipelines.curation.scores.protocol import Scorer
 from data_pipelines.curation.scores.sampling import SampleSettings
 from data_pipelines.curation.spans import SpanSettings
@@ -179,6 +182,12 @@ class Recipe:
         return Stage(f"score_{scorer.name}", scorer.version, settings, (self.spans,))
 
     @property
+    def duplicates(self) -> Stage | None:
+        """Which clips are alike, where fingerprints are taken; not stored, for it is of the whole corpus."""
+        taken = [self.score(scorer) for scorer in self.scorers if isinstance(scorer, Fingerprint)]
+        return Stage("duplicates", duplicates.VERSION, None, tuple(taken)) if taken else None
+
+    @property
     def caption(self) -> Stage:
         """What the captioner says."""
         assert self.captioner is not None
@@ -193,8 +202,9 @@ class Recipe:
     def stages(self) -> tuple[Stage, ...]:
         """All steps that this recipe takes, in order."""
         cuts = (self.cuts,) if self.settings.cuts else ()
+        alike = (self.duplicates,) if self.duplicates is not None else ()
         captions = (self.caption,) if self.captioner is not None else ()
-        return (self.probe, *cuts, self.spans, *map(self.score, self.scorers), *captions, self.encode)
+        return (self.probe, *cuts, self.spans, *map(self.score, self.scorers), *alike, *captions, self.encode)
 
     def span_settings(self, facts: Facts) -> SpanSettings:
         """How clips are laid into the shots of a file.

@@ -25,7 +25,7 @@ from data_pipelines.curation.captions import Caption
 from vdm_jax.errors import RunError, did_you_mean
 
 VERSION = 1
-ROW_GROUP = 1 << 16
+ROW_GROUP = 1 << 14  # rows that are held at once
 _ABOUT = b"vdm_jax"
 _PLAIN = {"clip": "id", "source": "source", "group": "group", "digest": "digest", "split": "split"}
 _GROUPS = {"fact": "facts", "score": "scores"}
@@ -94,21 +94,19 @@ def milliseconds(seconds: float) -> int:
     return round(1000 * seconds)
 
 
-def numeric_columns(rows: Iterable[ClipRow]) -> list[str]:
-    """Names under which `ClipRow.value` gives numbers, those of any row."""
-    names = {"seconds"}
-    for row in rows:
-        for held in (row.facts, row.scores):
-            names.update(name for name, value in held.items() if not isinstance(value, str))
-    return sorted(names)
+def in_order(rows: Iterable[ClipRow]) -> Sequence[ClipRow]:
+    """The rows in order of source and time; a sequence that is in order already is itself the answer."""
+    rows = rows if isinstance(rows, Sequence) else list(rows)
+    ordered = all(_order(a) <= _order(b) for a, b in itertools.pairwise(rows))
+    return rows if ordered else sorted(rows, key=_order)
 
 
-def write_table(path: str | os.PathLike, rows: Iterable[ClipRow], about: Mapping[str, Any] | None = None) -> None:
+def write_table(path: str | os.PathLike, rows: Sequence[ClipRow], about: Mapping[str, Any] | None = None) -> None:
     """Writes rows as Parquet, whole or not at all; the same rows and pyarrow give the same bytes.
 
     Args:
       path: the file, replaced if it is there.
-      rows: in any order.
+      rows: in any order; gone through several times, a group at a time if they are in order of source and time.
       about: JSON-able facts of the table as a whole: what its scores mean, versions, settings.
 
     Raises:
@@ -117,18 +115,20 @@ def write_table(path: str | os.PathLike, rows: Iterable[ClipRow], about: Mapping
       RunError: pyarrow is not installed, or the file cannot be written.
     """
     pa, parquet = _arrow()
-    rows = sorted(rows, key=lambda row: (row.source, milliseconds(row.start), milliseconds(row.end)))
+    rows = in_order(rows)
     for before, row in itertools.pairwise(rows):
         if before.id == row.id:
             raise ValueError(f"clips: two rows of {row.id}; the id of a source must be its own")
-    table = pa.table(_columns(pa, rows))
     note = json.dumps({"version": VERSION, "about": about or {}}, sort_keys=True, ensure_ascii=False)
-    table = table.replace_schema_metadata({_ABOUT: note.encode()})
+    schema = _schema(pa, rows).with_metadata({_ABOUT: note.encode()})
     path = Path(path)
     partial = path.with_name(f".{path.name}.part")
     try:
         with partial.open("wb") as file:
-            parquet.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+            with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+                stream = iter(rows)
+                while group := list(itertools.islice(stream, ROW_GROUP)):
+                    writer.write_table(_arrow_table(pa, group, schema))
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -196,32 +196,49 @@ def _opened(path: str | os.PathLike) -> tuple[Any, dict[str, Any]]:
     return file, note["about"]
 
 
-def _columns(pa: Any, rows: Sequence[ClipRow]) -> dict[str, Any]:
-    columns = {name: pa.array([getattr(row, field) for row in rows], pa.string()) for name, field in _PLAIN.items()}
-    for name in ("start", "end"):
-        columns[f"{name}_ms"] = pa.array([milliseconds(getattr(row, name)) for row in rows], pa.int64())
-    names = {head: sorted({key for row in rows for key in getattr(row, field)}) for head, field in _GROUPS.items()}
-    if both := set(names["fact"]) & set(names["score"]):
+def _schema(pa: Any, rows: Iterable[ClipRow]) -> Any:
+    """Names and types of the columns: those of any row."""
+    kinds: dict[str, dict[str, set[type]]] = {head: {} for head in _GROUPS}
+    for row in rows:
+        for head, field in _GROUPS.items():
+            for name, value in getattr(row, field).items():
+                kinds[head].setdefault(name, set()).add(type(value))
+    if both := set(kinds["fact"]) & set(kinds["score"]):
         raise ValueError(f"column: {min(both)!r} is the name of a fact and of a score")
-    for head, field in _GROUPS.items():
-        for name in names[head]:
-            values = [getattr(row, field).get(name) for row in rows]
-            columns[f"{head}.{name}"] = pa.array(values, _kind(pa, name, values))
     caption = pa.struct([("text", pa.string()), ("probability", pa.float64()), ("origin", pa.string())])
-    captions = [[dataclasses.asdict(caption) for caption in row.captions] for row in rows]
-    columns["captions"] = pa.array(captions, pa.list_(caption))
-    columns["refused"] = pa.array([list(row.refused) for row in rows], pa.list_(pa.string()))
-    return columns
+    measured = [
+        (f"{head}.{name}", _kind(pa, name, found)) for head in _GROUPS for name, found in sorted(kinds[head].items())
+    ]
+    columns = [(name, pa.string()) for name in _PLAIN]
+    columns += [("start_ms", pa.int64()), ("end_ms", pa.int64()), *measured]
+    return pa.schema([*columns, ("captions", pa.list_(caption)), ("refused", pa.list_(pa.string()))])
 
 
-def _kind(pa: Any, name: str, values: Sequence[Value | None]) -> Any:
+def _arrow_table(pa: Any, rows: Sequence[ClipRow], schema: Any) -> Any:
+    """A few rows in the columns of a schema."""
+    columns: dict[str, list] = {name: [getattr(row, field) for row in rows] for name, field in _PLAIN.items()}
+    for name in ("start", "end"):
+        columns[f"{name}_ms"] = [milliseconds(getattr(row, name)) for row in rows]
+    for name in schema.names:
+        head, _, tail = name.partition(".")
+        if head in _GROUPS:
+            columns[name] = [getattr(row, _GROUPS[head]).get(tail) for row in rows]
+    columns["captions"] = [[dataclasses.asdict(caption) for caption in row.captions] for row in rows]
+    columns["refused"] = [list(row.refused) for row in rows]
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _kind(pa: Any, name: str, kinds: set[type]) -> Any:
     """The type of a column: its values agree, but for whole numbers among floats."""
-    kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return pa.float64()
     if len(kinds) > 1 or not kinds <= {int, float, str, bool}:
         raise ValueError(f"column {name!r}: holds values of {', '.join(sorted(kind.__name__ for kind in kinds))}")
-    return {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}[kinds.pop()]
+    return {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}[next(iter(kinds))]
+
+
+def _order(row: ClipRow) -> tuple[str, float, float]:
+    return row.source, row.start, row.end
 
 
 def _row(values: Mapping[str, Any], held: Mapping[str, str]) -> ClipRow:

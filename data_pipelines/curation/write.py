@@ -1,5 +1,6 @@
 """From a decided table and encoded clips to a shard set."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,22 +22,20 @@ from vdm_jax.errors import RunError
 _LONG = 128  # characters
 
 
-def jobs_of(decision: Decision, sources: Mapping[str, Source], crop_bars: bool = False) -> list[Job]:
-    """The clips that are used, source by source, in order."""
-    kept: dict[str, list[ClipRow]] = {}
-    for row in decision.kept:
-        kept.setdefault(row.source, []).append(row)
-    jobs = []
-    for name, rows in kept.items():
+def jobs_of(
+    decision: Decision, sources: Mapping[str, Source], crop_bars: bool = False
+) -> Iterator[tuple[Job, list[ClipRow]]]:
+    """The clips that are used, source by source, in order: what to encode, and their rows."""
+    for name, found in itertools.groupby(decision.kept, key=lambda row: row.source):
+        rows = list(found)
         clips = tuple(Clip(Span(row.start, row.end), _box(row) if crop_bars else ()) for row in rows)
-        jobs.append(Job(sources[name], rows[0].digest, clips))
-    return jobs
+        yield Job(sources[name], rows[0].digest, clips), rows
 
 
 def write_set(
     out: Path,
     decision: Decision,
-    jobs: Sequence[Job],
+    sources: Mapping[str, Source],
     recipe: Recipe,
     encoder: Encoder,
     dropped: Sequence[Dropped],
@@ -49,8 +48,8 @@ def write_set(
 
     Args:
       out: directory to make.
-      decision: which clips, and in which split.
-      jobs: of those clips; all of them are encoded.
+      decision: which clips, and in which split; all of them are encoded.
+      sources: where they come from, by id.
       recipe, encoder: by which they were made.
       dropped: sources that gave nothing.
       notes: further facts for the manifest's provenance.
@@ -61,11 +60,14 @@ def write_set(
       RunError: the disk is full, or fails otherwise.
     """
     asked = recipe.settings
-    rates = {job.source.id: _rate(asked, decision, job) for job in jobs}
     spec = ClipSpec(asked.frames, asked.height, asked.width, asked.codec)
+    told = []
     with open_writer(out, spec, overwrite=overwrite, shard_bytes=shard_bytes) as writer:
-        for row, data in _clips(decision, jobs, encoder):
-            writer.add(_record(row, data, asked, rates[row.source]))
+        for job, rows in jobs_of(decision, sources, asked.crop_bars):
+            rate = asked.fps or float(rows[0].facts["source_fps"])
+            for row, data in zip(rows, encoder.read(job), strict=True):
+                writer.add(_record(row, data, asked, rate))
+            told.append(_told(job, rows))
         resolved = {**configs.to_dict(asked), "hold_out": decision.hold_out, "stride": asked.stride or asked.frames}
         provenance = {
             "pipeline": "curation",
@@ -73,20 +75,11 @@ def write_set(
                 {"name": stage.name, "version": stage.version, "fingerprint": stage.fingerprint}
                 for stage in recipe.stages()
             ],
-            "sources": _sources(decision, jobs),
+            "sources": told,
             "clips": {"found": len(decision.rows), "used": len(decision.kept), "refused": decision.reasons()},
             **notes,
         }
         return writer.finish(provenance, resolved, dropped)
-
-
-def _clips(decision: Decision, jobs: Sequence[Job], encoder: Encoder) -> Iterator[tuple[ClipRow, bytes]]:
-    rows = iter(decision.kept)
-    for job in jobs:
-        for clip, data in zip(job.clips, encoder.read(job), strict=True):
-            row = next(rows)
-            assert (row.source, Span(row.start, row.end)) == (job.source.id, clip.span), row.id
-            yield row, data
 
 
 def _record(row: ClipRow, data: bytes, asked: CurateSettings, rate: float) -> ClipRecord:
@@ -113,23 +106,11 @@ def _is_long(value: Any) -> bool:
     return isinstance(value, str) and len(value) > _LONG
 
 
-def _rate(asked: CurateSettings, decision: Decision, job: Job) -> float:
-    if asked.fps:
-        return asked.fps
-    return float(next(row for row in decision.kept if row.source == job.source.id).facts["source_fps"])
-
-
-def _sources(decision: Decision, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    by_source: dict[str, list[ClipRow]] = {}
-    for row in decision.kept:
-        by_source.setdefault(row.source, []).append(row)
-    found = []
-    for job in jobs:
-        rows = by_source[job.source.id]
-        counts = {split: sum(row.split == split for row in rows) for split in ("train", "val")}
-        captioned = any(row.captions for row in rows)
-        found.append({"name": job.source.id, "sha256": job.digest, "clips": counts, "captioned": captioned})
-    return sorted(found, key=lambda source: source["name"])
+def _told(job: Job, rows: Sequence[ClipRow]) -> dict[str, Any]:
+    """What the manifest says of a source."""
+    counts = {split: sum(row.split == split for row in rows) for split in ("train", "val")}
+    captioned = any(row.captions for row in rows)
+    return {"name": job.source.id, "sha256": job.digest, "clips": counts, "captioned": captioned}
 
 
 def _box(row: ClipRow) -> tuple[int, int, int, int] | tuple[()]:

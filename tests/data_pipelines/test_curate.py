@@ -435,6 +435,25 @@ def test_what_is_known_is_not_worked_out_again(videos, tmp_path, monkeypatch):
     assert "probe" in curate(videos, tmp_path / "out", SETTINGS, overwrite=True).spent.by_stage
 
 
+def test_only_clips_that_were_never_used_are_encoded(videos, tmp_path):
+    put(videos, "a.mp4", footage(24))
+    put(videos, "b.mp4", footage(8))
+    all_of_them = dataclasses.replace(SETTINGS, codec="h264")
+    few = dataclasses.replace(all_of_them, max_clips_per_source=2)
+    curate(videos, tmp_path / "fresh", all_of_them)
+
+    def seconds(settings):
+        spent = curate(videos, tmp_path / "out", settings, overwrite=True).spent.by_stage
+        return spent["encode"][1] if "encode" in spent else 0.0
+
+    assert seconds(few) == pytest.approx(4 * 0.4)
+    assert seconds(all_of_them) == pytest.approx(4 * 0.4)
+    assert published(tmp_path / "out") == published(tmp_path / "fresh")
+    assert seconds(few) == seconds(all_of_them) == 0
+    assert published(tmp_path / "out") == published(tmp_path / "fresh")
+    assert len(list((tmp_path / "out.work").glob("encode-*/*/*.clips"))) == 2
+
+
 def test_an_error_of_a_library_costs_one_source(videos, tmp_path, monkeypatch):
     put(videos, "a.mp4", footage())
     put(videos, "b.mp4", footage())

@@ -83,8 +83,8 @@ def test_pictures_are_read_once_and_those_that_are_gone_left_out(decided):
 
 
 def test_the_page_is_written_and_escaped(decided, tmp_path):
-    rows = tuple(dataclasses.replace(row, captions=()) for row in decided.rows)
-    write_filter_report(tmp_path / "a.html", dataclasses.replace(decided, rows=rows), Reader(), COLUMNS, title="<b>")
+    clips = [dataclasses.replace(row, captions=()) for row in decided.clips]
+    write_filter_report(tmp_path / "a.html", dataclasses.replace(decided, clips=clips), Reader(), COLUMNS, title="<b>")
     text = (tmp_path / "a.html").read_text()
     assert "&lt;b&gt;" in text
     assert "motion&gt;=0.5" in text

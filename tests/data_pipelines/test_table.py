@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from data_pipelines.curation import table
 from data_pipelines.curation.captions import Caption
-from data_pipelines.curation.table import ClipRow, numeric_columns, read_about, read_table, write_table
+from data_pipelines.curation.table import ClipRow, read_about, read_table, write_table
 from vdm_jax.errors import RunError
 
 pytest.importorskip("pyarrow", reason="the table is Parquet")
@@ -56,6 +57,16 @@ def test_columns_can_be_chosen(tmp_path):
         read_table(tmp_path / "t", ["motoin"])
 
 
+def test_a_table_of_several_groups(tmp_path, monkeypatch):
+    """A score that only the last rows have, and whole numbers among floats, whatever rows are held at once."""
+    rows = [ClipRow("a", k, k + 1, scores={"n": k} if k < 9 else {"n": 0.5, "late": "x"}) for k in range(10)]
+    monkeypatch.setattr(table, "ROW_GROUP", 4)
+    write_table(tmp_path / "t", rows)
+    assert read_table(tmp_path / "t") == rows
+    with pytest.raises(ValueError, match="two rows of a:4000-5000"):
+        write_table(tmp_path / "t", [*rows[:5], *rows[4:]])
+
+
 def test_an_empty_table_is_a_table(tmp_path):
     write_table(tmp_path / "t", [])
     assert read_table(tmp_path / "t") == []
@@ -63,7 +74,6 @@ def test_an_empty_table_is_a_table(tmp_path):
 
 def test_values_are_found_by_name():
     assert [ROWS[0].value(name) for name in ("motion", "height", "seconds", "absent")] == [0.25, 720, 1.5, None]
-    assert numeric_columns(ROWS) == ["flat", "height", "motion", "seconds"]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

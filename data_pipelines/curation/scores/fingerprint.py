@@ -71,13 +71,19 @@ def decode(text: str) -> np.ndarray:
     Raises:
       ValueError: it is not such a text.
     """
-    try:
-        vector = np.frombuffer(base64.b64decode(text, validate=True), np.int8).astype(np.float32)
-    except ValueError:
-        vector = np.empty(0, np.float32)
-    if len(vector) != PARTS * LOW * LOW:
-        raise ValueError(f"embedding: {text[:20]!r}... is not {PARTS * LOW * LOW} bytes in base64")
+    vector = np.frombuffer(decode_bytes(text), np.int8).astype(np.float32)
     return vector / max(1e-6, float(np.linalg.norm(vector)))
+
+
+def decode_bytes(text: str) -> bytes:
+    """The signed bytes of `encode`; errors as `decode`."""
+    try:
+        found = base64.b64decode(text, validate=True)
+    except ValueError:
+        found = b""
+    if len(found) != PARTS * LOW * LOW:
+        raise ValueError(f"embedding: {text[:20]!r}... is not {PARTS * LOW * LOW} bytes in base64")
+    return found
 
 
 def coarse(vectors: np.ndarray, low: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.curation.scores import duplicates, fingerprint
-from data_pipelines.curation.scores.duplicates import groups, score_corpus, similar_pairs
+from data_pipelines.curation.scores.duplicates import join, score_corpus, similar_pairs
 from data_pipelines.curation.scores.fingerprint import Fingerprint, decode
 from data_pipelines.curation.scores.protocol import Edges, Sample
 from data_pipelines.worlds.scenes.labels import EDITS, ScenesConfig
@@ -29,6 +29,11 @@ def row(clip: str, pixels: np.ndarray) -> types.SimpleNamespace:
     return types.SimpleNamespace(id=clip, scores=Fingerprint().score(sample_of(pixels)))
 
 
+def scored(rows) -> dict[str, dict[str, float | str]]:
+    found = score_corpus(rows)
+    return {r.id: found.scores(place) for place, r in enumerate(rows)}
+
+
 @pytest.fixture(scope="module")
 def corpus():
     """Twelve clips, then every kind of edit of some of them."""
@@ -40,17 +45,30 @@ def corpus():
 
 
 def test_edits_are_found_and_nothing_else(corpus):
-    found = score_corpus(corpus)
-    assert set(found) == {r.id for r in corpus}
+    found = scored(corpus)
+    assert len(found) == len(corpus)
     for clip, scores in found.items():
         assert scores["duplicate_of"] == (clip.split(" of ")[1] if " of " in clip else ""), clip
         assert (scores["duplicate"] >= duplicates.LIMIT) == (" of " in clip)
 
 
 def test_which_comes_first_is_kept(corpus):
-    found = score_corpus(corpus[::-1])
+    found = scored(corpus[::-1])
     assert found["clip0"]["duplicate_of"].endswith(" of clip0")
-    assert score_corpus(corpus) == score_corpus(corpus), "the same rows give the same answer"
+    assert scored(corpus) == scored(corpus), "the same rows give the same answer"
+
+
+def test_work_is_in_parts_whose_size_changes_nothing(corpus, monkeypatch):
+    whole = scored(corpus)
+    monkeypatch.setattr(duplicates, "CHUNK", 3)
+    assert scored(corpus) == whole
+
+
+def test_clips_without_an_embedding_have_no_such_score(corpus):
+    bare = types.SimpleNamespace(id="bare", scores={})
+    found = scored([bare, *corpus])
+    assert found.pop("bare") == {}
+    assert found == scored(corpus)
 
 
 def test_hashes_of_a_copy_are_alike(corpus):
@@ -76,7 +94,8 @@ def test_many_clips_are_searched_by_buckets(monkeypatch):
     monkeypatch.setattr(
         duplicates, "_candidates", lambda e: (compared.append(len(a)) or (a, b) for a, b in candidates(e))
     )
-    first, second, cosine = similar_pairs(np.clip(np.round(25 * vectors), -127, 127).astype(np.int8), duplicates.LIMIT)
+    found = list(similar_pairs(np.clip(np.round(25 * vectors), -127, 127).astype(np.int8), duplicates.LIMIT))
+    first, second, cosine = map(np.concatenate, zip(*found))
     pairs = set(zip(first.tolist(), second.tolist()))
     assert pairs <= {(k, 2700 + k) for k in range(300)}
     assert len(pairs) >= 295
@@ -85,15 +104,17 @@ def test_many_clips_are_searched_by_buckets(monkeypatch):
 
 
 def test_chains_have_one_leader():
-    np.testing.assert_array_equal(groups(7, np.array([0, 2, 1, 5]), np.array([2, 4, 3, 6])), [0, 1, 0, 1, 0, 5, 5])
+    leader = join(np.arange(7), np.array([0, 2, 1, 5]), np.array([2, 4, 3, 6]))
+    np.testing.assert_array_equal(leader, [0, 1, 0, 1, 0, 5, 5])
+    np.testing.assert_array_equal(join(leader, np.array([3]), np.array([6])), [0, 1, 0, 1, 0, 1, 1])
+    np.testing.assert_array_equal(join(leader, np.array([6, 1]), np.array([4, 2])), [0] * 7)
 
 
 def test_no_clips_and_bad_embeddings():
-    assert score_corpus([]) == {}
-    assert score_corpus([types.SimpleNamespace(id="a", scores={})]) == {}
+    assert scored([]) == {}
     with pytest.raises(ValueError, match="embedding: 'abc'"):
         score_corpus([types.SimpleNamespace(id="a", scores={"embedding": "abc"})])
     flat = row("flat", np.full((4, 32, 32, 3), 90, np.uint8))
     assert not decode(flat.scores["embedding"]).any()
     again = types.SimpleNamespace(id="again", scores=flat.scores)
-    assert score_corpus([flat, again])["again"] == {"duplicate": 0.0, "duplicate_of": ""}
+    assert scored([flat, again])["again"] == {"duplicate": 0.0, "duplicate_of": ""}
