@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ LETTERS = Stage("dead_letters", 1)
 DIRECT = "DirectRunner"
 RUNNERS = (DIRECT, "DataflowRunner", "FlinkRunner", "SparkRunner", "PortableRunner")
 Progress = Callable[[int, int, str], None]
+_TOLD = re.compile(rf"{RunError.__module__}\.RunError: (.+?)(?: \[while running|\\n|\n|$)")
 _MICRO = 1_000_000  # Beam counts in whole numbers
 _listeners: dict[str, Callable[[str], None]] = {}  # progress, for workers that live in this process
 
@@ -129,10 +131,20 @@ def run_each(
             results = every | "Work" >> beam.ParDo(each).with_outputs("dead", main="done")
             results.dead | "Letters" >> beam.Map(_write_letter, records)
             result = pipeline.run()
-            result.wait_until_finish()
+            _wait(result)
     finally:
         _listeners.pop(listener, None)
     return _spent(result), _letters(records, [work.name(line) for line in lines])
+
+
+def _wait(result: Any) -> None:
+    """Until a job is done; whoever stops waiting stops the job, wherever it runs."""
+    try:
+        result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            result.cancel()
+        raise
 
 
 def import_beam() -> Any:
@@ -211,7 +223,7 @@ def _spent(result: Any) -> Spent:
     found: dict[tuple[str, str], float] = {}
     for counter in counters:
         key = counter.key.metric.namespace, counter.key.metric.name
-        found[key] = found.get(key, 0.0) + counter.result / _MICRO
+        found[key] = found.get(key, 0.0) + (counter.result or 0) / _MICRO  # None: a runner may leave zeros out
     spent = Spent()
     for name in sorted(name for kind, name in found if kind == "cpu"):
         spent.add(name, found["cpu", name], found.get(("video", name), 0.0))
@@ -247,6 +259,8 @@ def _one_line_errors(where: Where) -> Iterator[None]:
                 raise KeyboardInterrupt from None
             if type(cause) is RunError:
                 raise RunError(str(cause).partition(" [while running")[0]) from None
+        if told := _TOLD.search(str(error)):  # by a worker elsewhere, of whose errors only the text arrives
+            raise RunError(told[1]) from None
         if isinstance(error, Exception):
             last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise RunError(f"{where.runner}: {last[-1].strip()}") from error
