@@ -32,6 +32,8 @@ SECTIONS = {
     "memory": ("bench.data_memory", "memory of the loader over an epoch; flat"),
     "worlds": ("bench.data_worlds", "clips a second on one core; sprites at least 200"),
     "curation": ("bench.data_curation", "hours of video a core-hour, each stage; the cheap ones at least 20"),
+    "long": ("bench.data_long", "memory of curation: a source of two hours against one of five minutes"),
+    "table": ("bench.data_table", "memory of what curation knows of a million clips; at most 1 GB"),
 }
 
 
