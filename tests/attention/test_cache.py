@@ -171,3 +171,31 @@ def test_a_cache_cut_by_heads_needs_ulysses():
         attend(q, k, v, layout="BHTSD", partition="ring", keys="heads")
     with pytest.raises(ValueError, match="keys: unknown 'head'; did you mean 'heads'"):
         attend(q, k, v, layout="BHTSD", keys="head")
+
+
+def test_noisy_frames_stand_beside_the_queue_and_leave_it_as_it_is():
+    q, k, v = clip()
+    held = cache(3)
+    for n in range(4):  # one more than there is room for
+        held = held.append(k[:, :, n : n + 1], v[:, :, n : n + 1])
+    keys, values, reach = held.beside(k[:, :, 4:], v[:, :, 4:], causal=True)
+    policy = Policy(mask=jnp.repeat(jnp.repeat(reach, S, 0), S, 1)[None, None])
+    got = attend(q[:, :, 4:], keys, values, policy=policy, layout="BHTSD", kernel="reference")
+    frames = np.arange(T)
+    want = at_once(q, k, v, seen((frames[None] <= frames[:, None]) & (frames[None] >= 1)))[:, :, 4:]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert held.beside(k[:, :, 4:], v[:, :, 4:])[2].all()
+    assert list(held.places()) == [2, 0, 1]
+    assert list(cache(3).places()) == [-1, -1, -1]
+    assert int(held.held) == 3
+
+
+def test_the_newest_frames_come_oldest_first_and_the_first_stands_in_for_those_before_it():
+    _, k, v = clip()
+    held = cache(3).append(k[:, :, :2], v[:, :, :2])
+    np.testing.assert_array_equal(held.newest(3)[0], k[:, :, np.array([0, 0, 1])])
+    held = held.append(k[:, :, 2:5], v[:, :, 2:5])
+    for part, whole in zip(held.newest(2), (k, v)):
+        np.testing.assert_array_equal(part, whole[:, :, 3:5])
+    with pytest.raises(ValueError, match="frames: 4 of a cache that holds 3"):
+        held.newest(4)

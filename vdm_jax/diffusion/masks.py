@@ -3,6 +3,7 @@
 A sampler draws the task of ONE clip from a key, so that an example's task does not depend on the batch that it came in:
 
   Ends        the first and the last frames are given      prediction, backward prediction, transition; none: generation
+  Prefix      the first of a few numbers of frames         continuing a video chunk by chunk
   Strided     every n-th frame                             interpolation
   OneFrame    one frame, anywhere                          animation of a picture
   Bernoulli   each frame by itself
@@ -19,7 +20,7 @@ Shape legend: T frames, H height and W width of the clip that is denoised (of la
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -34,10 +35,12 @@ class Task(NamedTuple):
     Attributes:
       known: bool `[T]` or `[T, H, W, 1]`, True where content is given.
       counts: bool `[T]`, frames whose error counts as far as they are not given; None is all of them.
+      told: conditions that belong to the task, of `types.CONDITION_KEYS`; None is nothing.
     """
 
     known: Array
     counts: Array | None = None
+    told: Mapping[str, Array] | None = None
 
 
 class MaskSampler(Protocol):
@@ -77,6 +80,56 @@ class Ends:
             )
         place = jnp.arange(frames)
         return Task((place < self.first) | (place >= frames - self.last))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """The first P frames are given and a chunk behind them is generated, P of `first`, `first + step` ... (2411.16375).
+
+    What is behind the chunk is cut off: its error does not count, and the network is told its `length`, so that no
+    frame of the chunk sees it.
+
+    Attributes:
+      first: the shortest prefix, 1 or more.
+      step: from one prefix to the next; 1 is every number of frames.
+      chunk: frames that are generated; 0 is all that follow the prefix.
+      cyclic: tell the network which place in time the first frame has (`start`): any, where the chunk ends the clip,
+        else 0.  For tables of places that repeat after as many frames as the clip has.
+    """
+
+    first: int = 1
+    step: int = 1
+    chunk: int = 0
+    cyclic: bool = False
+
+    def __post_init__(self):
+        for name, low in (("first", 1), ("step", 1), ("chunk", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: {getattr(self, name)} must be {low} or more frames")
+
+    def prefixes(self, frames: int) -> tuple[int, ...]:
+        """The prefixes of a clip.
+
+        Raises:
+          ValueError: there is none.
+        """
+        every = tuple(range(self.first, frames - max(self.chunk, 1) + 1, self.step))
+        if not every:
+            raise ValueError(
+                f"masks: first={self.first} given frames and a chunk of {max(self.chunk, 1)} are more than the"
+                f" {frames} frames of the clip"
+            )
+        return every
+
+    def __call__(self, rng: Array, shape: Sequence[int]) -> Task:
+        frames, place = shape[0], jnp.arange(shape[0])
+        choice_key, start_key = jax.random.split(rng)
+        given = jax.random.choice(choice_key, jnp.asarray(self.prefixes(frames)))
+        length = given + self.chunk if self.chunk else jnp.asarray(frames)
+        told = {"length": length.astype(jnp.int32)}
+        if self.cyclic:
+            told["start"] = jnp.where(length == frames, jax.random.randint(start_key, (), 0, frames), 0)
+        return Task(place < given, place < length, told)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,12 +268,17 @@ class Mixture:
         known = [
             task.known.reshape(shape[0], 1, 1, 1) if inside and task.known.ndim == 1 else task.known for task in tasks
         ]
+        told = [task.told or {} for task in tasks]
+        if any(one.keys() != told[0].keys() for one in told):
+            raise ValueError(f"masks: tasks that tell {sorted(set().union(*told))} do not mix with those that do not")
+        told = jax.tree.map(lambda *values: jnp.stack(values)[choice], *told) or None
         whole = (*shape, 1) if inside else tuple(shape[:1])
         known = jnp.stack([jnp.broadcast_to(mask, whole) for mask in known])[choice]
         if all(task.counts is None for task in tasks):
-            return Task(known)
+            return Task(known, None, told)
         every = jnp.ones(shape[0], bool)
-        return Task(known, jnp.stack([every if task.counts is None else task.counts for task in tasks])[choice])
+        counts = jnp.stack([every if task.counts is None else task.counts for task in tasks])[choice]
+        return Task(known, counts, told)
 
 
 def draw_tasks(sampler: MaskSampler, keys: Array, shape: Sequence[int]) -> Task:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdm_jax.config import build_kind, to_dict
-from vdm_jax.diffusion.masks import Bernoulli, Blocks, Ends, MaskSampler, Mixture, OneFrame, Strided
+from vdm_jax.diffusion.masks import Bernoulli, Blocks, Ends, MaskSampler, Mixture, OneFrame, Prefix, Strided
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.objectives.denoising import KNOWN_WAYS, MEANS, DenoisingObjective
@@ -22,6 +22,7 @@ from vdm_jax.sampling.noise import noise_from
 
 MASKS: dict[str, type] = {
     "ends": Ends,
+    "prefix": Prefix,
     "strided": Strided,
     "one_frame": OneFrame,
     "bernoulli": Bernoulli,
@@ -37,12 +38,13 @@ class Denoising:
       noise: a section with a `kind` of `sampling.noise.NOISES`; None is plain noise.
       masks: sections with a `kind` of `MASKS` and a `share` (1 by default), how often the task comes relative to the
         others; none leaves what is given to the data.
-      known_way, mean_over: see `DenoisingObjective`.
+      known_way, known_level, mean_over: see `DenoisingObjective`.
     """
 
     noise: dict | None = None
     masks: tuple[dict, ...] = ()
     known_way: str = "clean"
+    known_level: float = 0.0
     mean_over: str = "unknown"
 
     def __post_init__(self):
@@ -61,6 +63,7 @@ class Denoising:
             noise=noise_from(self.noise, "noise"),
             masks=masks_from(self.masks, "masks"),
             known_way=self.known_way,
+            known_level=self.known_level,
             mean_over=self.mean_over,
             **parts,
         )

@@ -6,7 +6,8 @@
 (arXiv:2006.11239 and all since; which process, prediction and weight is the process's business.)  Frames or regions
 that are given (`known`) enter clean and count for nothing: image-to-video, prediction and inpainting are batches with
 `known` in them, or `masks` draw it (`diffusion.masks`), a task an example.  Given frames are told t = 0, or everybody's
-level (`known_way = "shared"`, arXiv:2305.13311), and are then known by their looks.  Conditions are replaced by their
+level (`known_way = "shared"`, arXiv:2305.13311), and are then known by their looks.  With `known_level` they are not
+quite clean, as those that a model made itself (arXiv:2411.16375).  Conditions are replaced by their
 unconditional value one example at a time (arXiv:2207.12598).
 
 Packed clips (`segments`, see `types.py`) are examples each: a time, a dropout draw and an equal weight of their own, so
@@ -53,12 +54,13 @@ class DenoisingObjective:
       noise: where noise comes from (`sampling.noise`); what it reads must be in the batch.
       masks: draws what is given of each example; None leaves that to the batch.
       known_way: the level that is told where content is given: `clean`, 0, or `shared`, everybody's.
+      known_level: level at which given frames are shown, whatever is told of them; 0 is clean.
       mean_over: what an example's error is a mean over: what is `unknown` of it, or `all` of it, so that examples of
         which little is unknown weigh less.
       bands: noise-level bands of `evaluate`.
 
-    A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is, and `counts [B, T]` bool, frames whose
-    error counts as far as they are not given.
+    A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is (of `length`, padding does not count),
+    and `counts [B, T]` bool, frames whose error counts as far as they are not given.
     """
 
     process: Process
@@ -71,6 +73,7 @@ class DenoisingObjective:
     noise: NoiseSource = INDEPENDENT
     masks: MaskSampler | None = None
     known_way: str = "clean"
+    known_level: float = 0.0
     mean_over: str = "unknown"
     bands: int = 8
 
@@ -84,6 +87,8 @@ class DenoisingObjective:
         for name, allowed in (("known_way", KNOWN_WAYS), ("mean_over", MEANS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: {did_you_mean(getattr(self, name), allowed)}")
+        if not 0.0 <= self.known_level <= self.process.t_max:
+            raise ValueError(f"known_level: {self.known_level!r} must be from 0 to t_max={self.process.t_max:g}")
         if self.bands < 1:
             raise ValueError(f"bands: {self.bands!r} must be 1 or more")
 
@@ -175,8 +180,7 @@ class DenoisingObjective:
                 null |= encoder(jnp.asarray([self.null_ids]), jnp.asarray([self.null_mask]), dtype)
         elif "tokens" in self.dropout and "null" in networks:
             null |= networks["null"]()
-        reads = backbone.may_read if "segments" in cond else backbone.reads
-        check_condition(cond, reads, type(backbone).__name__)
+        check_condition(cond, getattr(backbone, "may_read", backbone.reads), type(backbone).__name__)
         return cond, null
 
     def _with_tasks(self, batch: Batch, keys: Array | None) -> Batch:
@@ -188,7 +192,10 @@ class DenoisingObjective:
         clip = batch[self.clip]
         shape = jnp.shape(clip)[1:4] if jnp.ndim(clip) == 5 else leading_shape(clip)[1:]
         task = draw_tasks(self.masks, keys, shape)
-        return {**batch, "known": task.known} | ({} if task.counts is None else {"counts": task.counts})
+        told = dict(task.told or {})
+        if "length" in told and "length" in batch:
+            told["length"] = jnp.minimum(told["length"], batch["length"])
+        return {**batch, "known": task.known, **told} | ({} if task.counts is None else {"counts": task.counts})
 
     def _constants(self, batch: Batch) -> dict[str, Array]:
         """Those entries for every clip, `[B]`, or `[B, K]` of packed clips."""
@@ -200,11 +207,13 @@ class DenoisingObjective:
         process = self.process
         x0 = jax.tree.map(as_float, batch[self.clip])
         noise = draw_noise(self.noise, keys, x0, batch)
-        known, counts = batch.get("known"), batch.get("counts")
+        known, counts = batch.get("known"), _counting(batch, leading_shape(x0)[1])
         if known is not None and self.known_way == "clean":
             time = jnp.where(given_frames(known), 0.0, time)
         x_t = process.q_sample(x0, noise, time)
-        x_t = x_t if known is None else jax.tree.map(lambda x, y: jnp.where(_like(known, x), x, y), x0, x_t)
+        if known is not None:
+            shown = x0 if self.known_level == 0 else process.q_sample(x0, noise, jnp.full_like(time, self.known_level))
+            x_t = jax.tree.map(lambda x, y: jnp.where(_like(known, x), x, y), shown, x_t)
 
         dtype = compute_dtype(backbone)
         fed = jax.tree.map(lambda x: x.astype(dtype), process.network_input(x_t, time))
@@ -254,6 +263,15 @@ def _leaf_errors(
         return (weighted * square).mean(), square.mean()
     total = jnp.maximum(judged.sum(dims), 1)
     return ((weighted * square).sum(dims) / total).mean(), (square.sum(dims) / total).mean()
+
+
+def _counting(batch: Batch, frames: int) -> Array | None:
+    """`[B, T]` bool, frames that count by `counts` and by `length`; None is all."""
+    counts = batch.get("counts")
+    if "length" not in batch:
+        return counts
+    there = jnp.arange(frames) < batch["length"][:, None]
+    return there if counts is None else counts & there
 
 
 def _judged(known: Array | None, counts: Array | None, leaf: Array) -> Array | None:
