@@ -150,6 +150,28 @@ def test_lcm(parts, tmp_path):
     check_same(run_here(run, Request(**HERE, frames=FRAMES, steps=_STEPS), Draws(start, steps)), theirs)
 
 
+def test_free_init(parts, tmp_path):
+    """Made twice: the second time from the low frequencies of the first one, and noise drawn there; odd sizes."""
+    pipeline = diffusers.AnimateDiffPipeline(**parts, scheduler=scheduler("animatediff_ddim"))
+    run, start, drawn = imported(pipeline, tmp_path), noise(1, *LATENTS), Drawn()
+    pipeline.enable_free_init(num_iters=2, order=3, spatial_stop_frequency=0.6, temporal_stop_frequency=0.4)
+    call = {"num_frames": FRAMES, "num_inference_steps": 2, "latents": to_torch(start), "generator": drawn.generator}
+    theirs = run_there(pipeline, **THERE, **call)
+    assert len(theirs.visited) == 4
+    own = {"free_init_num_iters": 2, "free_init_order": 3, "free_init_spatial": 0.6, "free_init_temporal": 0.4}
+    again = drawn.clips(*LATENTS[:3])[None]
+    request = Request(**HERE, frames=FRAMES, steps=2, options=own)
+    check_same(run_here(run, request, Draws(start, again=again)), theirs)
+    opened = open_pipeline(run)
+    for said, why in (
+        ({"options": {"free_init_num_iters": 1.5}}, "free_init_num_iters: 1.5 must be a whole number, 1 or more"),
+        ({"options": own | {"free_init_spatial": 2.0}}, "spatial: 2.0 must lie between 0 and 1"),
+        ({"options": own, "video": picture(FRAMES, 24, 40, 3)}, "free_init_num_iters: 2, but a clip to change"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            opened.complete(Request(("a",), frames=FRAMES, **said))
+
+
 def test_controlnet(parts, tmp_path):
     """The branch is added in the middle two of four steps, at less than its strength."""
     trunk = {name: value for name, value in TRUNK.items() if name != "sample_size"}

@@ -16,12 +16,13 @@ from vdm_jax.interop.families.unet_motion import UNET_MOTION
 from vdm_jax.interop.pipelines.latent_diffusion import LatentDiffusion
 from vdm_jax.interop.pipelines.opened import Opened, Params, Part
 from vdm_jax.interop.pipelines.pictures import fitted
-from vdm_jax.interop.pipelines.pipeline import Networks
+from vdm_jax.interop.pipelines.pipeline import Again, Networks
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request
 from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.unet.control import ControlledUNet
 from vdm_jax.models.unet.motion import animated, animated_params
 from vdm_jax.sampling import Denoiser, guided, make_denoiser
+from vdm_jax.sampling.noise.free_init import FreeInit
 from vdm_jax.types import Array, Clip, Condition
 
 
@@ -37,6 +38,9 @@ class Animated(Opened):
 
 class AnimateDiff(LatentDiffusion):
     """`AnimateDiffPipeline`; also changes a clip, as `AnimateDiffVideoToVideoPipeline` does.
+
+    Options: those of `LatentDiffusion`; of FreeInit `free_init_num_iters`, how often a clip is made (1 is without it),
+    `free_init_order`, `free_init_spatial` and `free_init_temporal` (see `sampling.noise.free_init`).
 
     Args:
       opened: its parts.
@@ -60,8 +64,44 @@ class AnimateDiff(LatentDiffusion):
 
     @property
     def defaults(self) -> Defaults:
-        """Of `AnimateDiffPipeline`."""
-        return Defaults(16, self.side, self.side, 50, 7.5, 8.0, options={"clip_skip": 0, "eta": 0.0})
+        """Of `AnimateDiffPipeline`; of FreeInit those of its own, but for being off."""
+        free = {"free_init_num_iters": 1, "free_init_order": 4, "free_init_spatial": 0.25, "free_init_temporal": 0.25}
+        return Defaults(16, self.side, self.side, 50, 7.5, 8.0, options={"clip_skip": 0, "eta": 0.0, **free})
+
+    def complete(self, request: Request) -> Request:
+        """See `Pipeline.complete`."""
+        request = super().complete(request)
+        self._check_free_init(request)
+        return request
+
+    def _check_free_init(self, request: Request) -> None:
+        """Raises ValueError for FreeInit of a clip to change, of another unit than ours, or with odd options."""
+        times = request.options["free_init_num_iters"]
+        if times < 1 or times != int(times):
+            raise ValueError(f"free_init_num_iters: {times:g} must be a whole number, 1 or more")
+        if times == 1:
+            return
+        if request.video is not None:
+            raise ValueError(f"free_init_num_iters: {times:g}, but a clip to change begins with what it is (only 1)")
+        plan = self.plan(request)
+        if (plan.units != 1.0).any() or plan.noise_scale != 1.0:
+            name = self.opened.scheduler.options.published
+            raise ValueError(f"free_init_num_iters: {times:g}, but {name} begins with larger noise than what is noised "
+                             "anew (only 1); import another scheduler, as DDIM (--with scheduler=DIR)")  # fmt: skip
+        _free_init(request)
+
+    def again(self, request: Request) -> Again | None:
+        """See `Pipeline.again`."""
+        times, process, free = int(request.options["free_init_num_iters"]), self.process, _free_init(request)
+        last = np.float32(process.t_max)
+        mixed = lambda latents, first, new: free.mix(process.q_sample(latents, first, last), new)  # noqa: E731
+        return Again(times, mixed) if times > 1 else None
+
+
+def _free_init(request: Request) -> FreeInit:
+    """What a completed request says of it."""
+    order, *where = (request.options[f"free_init_{name}"] for name in ("order", "spatial", "temporal"))
+    return FreeInit(int(order), *where)
 
 
 class AnimateDiffVideoToVideo(AnimateDiff):

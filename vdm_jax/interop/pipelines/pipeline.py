@@ -11,6 +11,7 @@ Weights are read when they are needed: those of encoders are gone before the den
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -39,6 +40,20 @@ from vdm_jax.sharding import batch_shards, constrain
 from vdm_jax.types import Array, Clip, Condition
 
 Networks = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Again:
+    """Clips that are made several times, each time from noise that the last one had a part in.
+
+    Attributes:
+      times: R, how often in all.
+      noise: traced, (latents of the last time in published units, the noise that the first one began with, standard
+        normal noise) -> noise of the next.
+    """
+
+    times: int
+    noise: Callable[[Array, Array, Array], Array]
 
 
 class Pipeline(abc.ABC):
@@ -108,6 +123,10 @@ class Pipeline(abc.ABC):
         """
         plan = self.opened.scheduler.plan(request.steps)
         return plan if request.video is None or request.strength is None else plan.part(request.strength)
+
+    def again(self, request: Request) -> Again | None:
+        """How a completed request is made more than once; None is once."""
+        return None
 
     def denoiser(self, networks: Networks, plan: Plan, request: Request, null: Mapping[str, Any] | None) -> Denoiser:
         """The denoisers, guided; `networks` are those of `denoisers`, ready to be called on float32."""
@@ -182,7 +201,8 @@ def generate(
     request, draws = pipeline.complete(request), draws or Draws()
     plan = pipeline.plan(request)
     shape = pipeline.latent_shape(request)
-    _check_draws(draws, (len(request.prompts), *shape), len(plan.told))
+    again = pipeline.again(request)
+    _check_draws(draws, (len(request.prompts), *shape), len(plan.told), again.times if again else 1)
     if batch is None:
         batch = 1 if pipeline.opened.mesh is None else batch_shards(pipeline.opened.mesh)
     found = pipeline.conditions(request, draws)
@@ -200,13 +220,44 @@ def _batches(pipeline: Pipeline, request, plan: Plan, found: Conditions, draws: 
         rows = np.minimum(np.arange(start, start + batch), count - 1)
         keys = jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(jax.random.key(request.seed), row)))(rows)
         mine = {field.name: _rows(getattr(shared, field.name), rows) for field in dataclasses.fields(Conditions)}
-        noise = _rows(draws.latents, rows), None if draws.steps is None else np.asarray(draws.steps)[:, rows]
-        latents, visited = steps(weights, mine, noise, np.asarray(keys))
+        run = functools.partial(steps, weights, mine)
+        latents, visited = _taken(pipeline, request, run, np.asarray(keys), draws, rows)
         video = pixels(vae, latents)
         keep = min(batch, count - start)
         video, latents = (np.asarray(jax.device_get(each))[:keep] for each in (video, latents))
         visited = None if visited is None else np.asarray(jax.device_get(visited))[:, :keep]
         yield Sampled(request.prompts[start : start + keep], video, latents, visited)
+
+
+def _taken(pipeline: Pipeline, request: Request, run: Callable, keys: np.ndarray, draws: Draws, rows: np.ndarray):
+    """The steps of one batch, taken as often as the pipeline takes them; `run` is `_steps` with all but noise and keys.
+
+    Returns:
+      Latents, and those after each step or None.
+    """
+    first, later = _rows(draws.latents, rows), None if draws.steps is None else np.asarray(draws.steps)[:, rows]
+    again = pipeline.again(request)
+    if again is None:
+        return run((first, later), keys)
+    drawn = pipeline.opened.compiled(lambda keys: _drawn(keys, pipeline.latent_shape(request)))
+    first, renewed = drawn(keys) if first is None else first, pipeline.opened.compiled(again.noise)
+    made = [run((first, later), keys)]
+    for turn in range(1, again.times):
+        keys = np.asarray(jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(_keys(keys), turn)))
+        new = drawn(keys) if draws.again is None else np.asarray(draws.again)[turn - 1, rows]
+        made.append(run((renewed(made[-1][0], first, new), later), keys))
+    latents, visited = zip(*made)
+    return latents[-1], None if visited[0] is None else jnp.concatenate(visited)
+
+
+def _keys(data: Array) -> Array:
+    """Keys of clips: one each, so that what one starts from does not depend on the batch it is in."""
+    return jax.random.wrap_key_data(data)
+
+
+def _drawn(data: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal noise `[B, *shape]`."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(_keys(data))
 
 
 def _steps(pipeline: Pipeline, plan: Plan, request: Request, shape: tuple[int, ...], record: bool) -> Callable:
@@ -217,14 +268,13 @@ def _steps(pipeline: Pipeline, plan: Plan, request: Request, shape: tuple[int, .
         networks = {name: pipeline.opened.part(name).merge(params) for name, params in weights.items()}
         networks = {name: pipeline.call(name, network) for name, network in networks.items()}
         denoiser = pipeline.denoiser(networks, plan, request, found["null"])
-        keys = jax.random.wrap_key_data(keys)  # one a clip, so that what it starts from does not depend on the batch
-        first = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys) if noise[0] is None else noise[0]
+        first = _drawn(keys, shape[1:]) if noise[0] is None else noise[0]
         x = plan.start(first) if found["start"] is None else process.q_sample(found["start"], first, plan.levels[0])
         x, given = constrain(x, "batch", None, None, None, None), None
         if found["given"] is not None:
             given = Known(jnp.broadcast_to(found["given_frames"], shape[:2]), found["given"])
         options = {"solver": plan.solver, "hooks": plan.hooks, "lands": plan.lands, "rising": plan.rising}
-        where = {"rng": jax.random.fold_in(keys[0], 1), "known": given, "noise": noise[1], "record": record}
+        where = {"rng": jax.random.fold_in(_keys(keys)[0], 1), "known": given, "noise": noise[1], "record": record}
         out = sample(denoiser, process, x, plan.levels, found["cond"], **options, **where)
         if not record:
             return units[-1] * out, None
@@ -245,8 +295,8 @@ def _rows(tree: Any, rows: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows if len(leaf) > 1 else 0 * rows], tree)
 
 
-def _check_draws(draws: Draws, shape: tuple[int, ...], steps: int) -> None:
-    for name, wanted in (("latents", shape), ("steps", (steps, *shape))):
+def _check_draws(draws: Draws, shape: tuple[int, ...], steps: int, times: int) -> None:
+    for name, wanted in (("latents", shape), ("steps", (steps, *shape)), ("again", (times - 1, *shape))):
         found = getattr(draws, name)
         if found is not None and found.shape != wanted:
             raise ValueError(f"{name}: noise of shape {found.shape}, expected {wanted}")

@@ -79,11 +79,13 @@ class Draws:
       latents: `[N, t, h, w, c]`, what the clips start from (what published pipelines take as `latents`).
       steps: `[K, N, t, h, w, c]`, of solvers that draw.
       condition: what the conditions of a family draw; its shape is said there.
+      again: `[R - 1, N, t, h, w, c]`, of a pipeline that makes each clip R times (see `pipeline.Again`).
     """
 
     latents: np.ndarray | None = None
     steps: np.ndarray | None = None
     condition: np.ndarray | None = None
+    again: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ class Sampled:
       prompts: theirs.
       video: float32 `[B, T, H, W, 3]` in [0, 1].
       latents: `[B, t, h, w, c]` in published units, normalised, before the decoder.
-      visited: `[K, B, t, h, w, c]`, the latents after each step, if asked for.
+      visited: `[K, B, t, h, w, c]`, the latents after each step, if asked for; of all R times if made R times.
     """
 
     prompts: tuple[str, ...]
