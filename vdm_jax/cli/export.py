@@ -11,6 +11,7 @@ from vdm_jax.interop.component import float_type
 from vdm_jax.interop.exporting.diffusers import export_published
 from vdm_jax.interop.exporting.lora import export_pairs
 from vdm_jax.interop.exporting.module import export_module
+from vdm_jax.interop.exporting.original import export_original
 from vdm_jax.interop.exporting.trained import Choices
 from vdm_jax.interop.files.tensors import MAX_FILE
 from vdm_jax.interop.imported import is_imported
@@ -22,10 +23,12 @@ vdm export runs/wan --out exported
 vdm export runs/finetuned --out exported --weights ema --dtype bf16 --shard-size 2
 vdm export runs/tiny --format torch --out exported
 vdm export runs/lora --format peft --out exported
+vdm export runs/finetuned --format original --out exported
 """
 # Format -> (run, out, choices) -> lines to print.
 FORMATS: dict[str, Callable[[Path, Path, Choices], list[str]]] = {
     "diffusers": export_published,
+    "original": export_original,
     "torch": export_module,
     **{style: functools.partial(export_pairs, style=style) for style in STYLES},
 }

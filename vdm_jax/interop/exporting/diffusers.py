@@ -105,7 +105,7 @@ def export_published(run: Path, out: Path, choices: Choices) -> list[str]:
     check_new(out)
     if is_imported(run):
         return _export_imported(run, out, choices)
-    _check_class(run)
+    check_class(run)
     trained = open_trained(run, choices.weights)
     found, place = published_component(trained), trained.origin and trained.origin.place()
     text = trained.config.networks.text is not None
@@ -138,7 +138,7 @@ def _opened(family: Family, pipeline: str | None) -> str:
     return f'from {family.library} import {name}\n\nopened = {name}.from_pretrained(".")'
 
 
-def _check_class(run: Path) -> None:
+def check_class(run: Path) -> None:
     """Refuses a network of no published class before its weights are read."""
     model = run_config_from(read_config(run)).networks.model
     try:

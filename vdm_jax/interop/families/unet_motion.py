@@ -10,7 +10,7 @@ from vdm_jax.interop.families.family import Family, Options
 from vdm_jax.interop.families.unet import check_unit, of_unit, ready, transformer_layers
 from vdm_jax.interop.files.keymap import Buffer, KeyMap, Rule, under
 from vdm_jax.models.unet import UNet, UNetConfig
-from vdm_jax.models.unet.motion import MotionAdapter, MotionConfig
+from vdm_jax.models.unet.motion import MotionAdapter, MotionConfig, motion_modules
 
 
 def _read(options: Options) -> UNetConfig:
@@ -69,9 +69,7 @@ def _buffers(adapter: MotionConfig) -> list[Buffer]:
 
 
 def _keymap(config: UNetConfig) -> KeyMap:
-    sizes = (config.widths, config.layers, config.motion_heads, config.motion_depth, config.motion_mid_depth)
-    adapter = MotionConfig(*sizes, groups=config.groups, max_frames=config.max_frames)
-    return KeyMap(unet_keys.trunk(config), _buffers(adapter))
+    return KeyMap(unet_keys.trunk(config), _buffers(motion_modules(config, {})[0]))
 
 
 def _read_adapter(options: Options) -> MotionConfig:

@@ -17,6 +17,9 @@ _PARTS = {
 }
 
 
+_POSITIONS = ("attention_blocks.0.pos_encoder.pe", "attention_blocks.1.pos_encoder.pe")  # the same twice
+
+
 def _name(name: str, shapes: Shapes) -> str:
     block, modules, index, inner = re.fullmatch(r"(.*)\.(motion_modules)\.(\d+)\.(.*)", name).groups()
     return f"{block}.{modules}.{index}.temporal_transformer.{replaced(inner, _PARTS)}"
@@ -43,5 +46,6 @@ MOTION_MODULES = Original(
     (_FIRST.replace("{i}", "0"),),
     _config,
     _name,
-    lambda name: name.endswith("attention_blocks.1.pos_encoder.pe"),  # the same positions once more
+    lambda name: name.endswith(_POSITIONS[1]),
+    twin=lambda name: name.replace(*_POSITIONS) if name.endswith(_POSITIONS[0]) else None,
 )

@@ -18,7 +18,7 @@ from vdm_jax.interop.families.family import Family
 from vdm_jax.interop.families.known import FAMILIES
 from vdm_jax.interop.files.keymap import Shape
 from vdm_jax.interop.files.matching import listed, misshaped
-from vdm_jax.interop.files.tensors import STEMS, Stored, TensorWriter
+from vdm_jax.interop.files.tensors import MAX_FILE, STEMS, Stored, TensorWriter
 
 Shapes = Mapping[str, Shape]
 
@@ -76,6 +76,7 @@ class Original:
       rename: (name in the published class, shapes) -> name in the file.
       unread: whether a name is of something else, or of nothing that is used; whoever imports is told.
       form: name in the published class -> how it lies there.
+      twin: name in the file -> a second one that the same values have there, or None.
     """
 
     title: str
@@ -85,6 +86,7 @@ class Original:
     rename: Callable[[str, Shapes], str]
     unread: Callable[[str], bool] = lambda name: False
     form: Callable[[str], Form] = lambda name: PLAIN
+    twin: Callable[[str], str | None] = lambda name: None
 
     def prefix(self, names: Mapping[str, Any]) -> str | None:
         """What stands in front of all marks in a file; None if it is of another layout."""
@@ -164,7 +166,9 @@ def write_published(found: Recognised, folder: Path) -> None:
     writer.close()
 
 
-def write_original(original: Original, tensors: Mapping[str, Stored], folder: Path, stem: str) -> None:
+def write_original(
+    original: Original, tensors: Mapping[str, Stored], folder: Path, stem: str, max_file: int = MAX_FILE
+) -> None:
     """The way back: the tensors of a published class under the names of its authors.
 
     Args:
@@ -172,6 +176,7 @@ def write_original(original: Original, tensors: Mapping[str, Stored], folder: Pa
       tensors: name in the published class -> tensor.
       folder: where to; exists.
       stem: name of the file without its suffix.
+      max_file: bytes of tensors in it, beyond which there are several.
 
     Raises:
       RunError: a tensor has changed since it was opened.
@@ -185,13 +190,16 @@ def write_original(original: Original, tensors: Mapping[str, Stored], folder: Pa
         there: (original.form(names[0]).shape(shapes[names[0]]), tensors[names[0]].dtype)
         for there, names in pieces.items()
     }
-    writer = TensorWriter(folder, stem, announced)
+    twins = {there: twin for there in announced if (twin := original.twin(there)) is not None}
+    writer = TensorWriter(folder, stem, announced | {twin: announced[there] for there, twin in twins.items()}, max_file)
     for there, names in pieces.items():
         shape, dtype = announced[there]
         whole = np.empty(shape, dtype)
         for name in names:
             original.form(name).read(whole, shapes[name])[...] = tensors[name].mapped()
         writer.put(there, whole)
+        if there in twins:
+            writer.put(twins[there], whole)
     writer.close()
 
 

@@ -115,3 +115,16 @@ def animated_params(pictures: Mapping[str, Any], modules: Mapping[str, Any]) -> 
     assert not trunk.keys() & added.keys(), "an adapter has parameters of the trunk"
     dtype = next(iter(trunk.values())).dtype
     return unflatten_dict(trunk | {path: leaf.astype(dtype) for path, leaf in added.items()})
+
+
+def motion_modules(config: UNetConfig, params: Mapping[str, Any]) -> tuple[MotionConfig, dict[str, Any]]:
+    """The adapter of a UNet with `temporal="motion"` and its parameters, the inverse of `animated`.
+
+    Args:
+      config: of the UNet.
+      params: nested dict of it.
+    """
+    sizes = (config.widths, config.layers, config.motion_heads, config.motion_depth, config.motion_mid_depth)
+    adapter = MotionConfig(*sizes, groups=config.groups, max_frames=config.max_frames)
+    own = {path: leaf for path, leaf in flatten_dict(params).items() if "attention_time" in path}
+    return adapter, unflatten_dict(own)
