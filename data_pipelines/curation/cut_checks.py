@@ -18,12 +18,7 @@ one: a ramp, not a stretch of dark or blurred pictures with a step at both ends.
 alike; where things come close, leave or go out of focus, some boxes lose it and others gain, so that the spread of the
 ratio over the boxes (`unevenness`) is several times that of a mix.
 
-Where the shots stand still enough, the mix itself is seen: with a', m', b' the pictures without their finest and
-coarsest structure, least squares give m' = p a' + q b', and
-
-    explained = 1 - |m' - p a' - q b'|^2 / |m'|^2,      x = q / (p + q).
-
-Motion explains a picture by one of the two or by neither, never by equal parts of two that are unlike.
+That a picture is a sum of two others, even moving ones, is seen by `cut_layers`.
 """
 
 import dataclasses
@@ -35,6 +30,7 @@ import numpy as np
 from data_pipelines.curation.scores.opencv import import_opencv
 
 BOX = 12  # pixels of the boxes in which structure is compared, at 64 pixels of the shorter side
+STEP, FINE = 3, 2  # pixels from one box to the next, and from one place of a mix to the next: neighbours say the same
 BLACK = 24  # of bars, at most, of 255
 LIT = 0.2  # share of a line's pixels that are brighter, where it is no bar
 LEAST_VARIANCE = 6.0  # of a box with structure
@@ -44,7 +40,6 @@ SEEN = 0.4  # share of a picture that is left to compare, at least
 GONE = 0.1  # share of the variance below which a picture is gone, faded to a plain colour
 PLAINER = 1.25  # times the variance of the plainer of two scenes: less than that a mix has
 COARSE = 27  # pixels of the boxes whose means say nothing about a mix
-UNRELATED = 0.8  # share of one picture's energy, at least, that the other does not explain
 FLAT_SHARE = 0.05  # share of boxes with structure below which a picture is a plain colour
 
 
@@ -85,52 +80,44 @@ class Shown:
         return _moments(self.gray.astype(np.float32))[1]
 
     @functools.cached_property
+    def boxes(self) -> np.ndarray:
+        """The variance in every `STEP`-th box, float32 [h / STEP, w / STEP]."""
+        return np.ascontiguousarray(self.variance[::STEP, ::STEP])
+
+    @functools.cached_property
     def band(self) -> np.ndarray:
-        """Luma without its finest and coarsest structure, float32 [h, w]."""
+        """Luma without its finest and coarsest structure, every `FINE`-th pixel, float32 [h / FINE, w / FINE]."""
         cv2 = import_opencv()
         gray = self.gray.astype(np.float32)
-        return cv2.GaussianBlur(gray, (0, 0), SMOOTH) - cv2.boxFilter(gray, -1, (COARSE, COARSE))
+        band = cv2.GaussianBlur(gray, (0, 0), SMOOTH) - cv2.boxFilter(gray, -1, (COARSE, COARSE))
+        return np.ascontiguousarray(band[::FINE, ::FINE])
 
     @functools.cached_property
     def contrast(self) -> float:
         """Variance in the middling box: writing over a plain picture does not count."""
-        return float(np.median(self.variance[self.content]))
+        return float(np.median(self.boxes[self.content[::STEP, ::STEP]]))
 
     @functools.cached_property
     def content(self) -> np.ndarray:
-        """bool [h, w]: what is not within half a box of black bars, which would look alike in all pictures."""
-        inside = np.ones(self.gray.shape, bool)
-        for lines, view in ((self.gray, inside), (self.gray.T, inside.T)):  # rows, then columns
-            lit = np.flatnonzero((lines > BLACK).mean(1) > LIT)
-            if len(lit) > len(lines) // 4:
+        """bool [h, w]: what is not within half a box of black bars, which would look alike in all pictures.
+
+        All of it if that leaves nothing.
+        """
+        cv2 = import_opencv()
+        inside, bright = np.ones(self.gray.shape, bool), (self.gray > BLACK).view(np.uint8)
+        for axis, view in ((1, inside), (0, inside.T)):  # rows, then columns
+            across = bright.shape[axis]
+            lit = np.flatnonzero(cv2.reduce(bright, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() > LIT * across)
+            if len(lit) > len(view) // 4:
                 first, last = lit[0], lit[-1] + 1
                 view[: first + BOX // 2 if first else 0] = False
-                view[last - BOX // 2 if last < len(lines) else last :] = False
-        return inside
+                view[last - BOX // 2 if last < len(view) else last :] = False
+        return inside if inside[::STEP, ::STEP].any() else np.ones_like(inside)
 
     @property
     def is_flat(self) -> bool:
         """Whether it is one plain colour, but for little."""
-        return float((self.variance > LEAST_VARIANCE)[self.content].mean()) < FLAT_SHARE
-
-
-@dataclasses.dataclass(frozen=True)
-class Mix:
-    """A picture as a sum of two others.
-
-    Attributes:
-      explained: share of its energy that the sum has.
-      first, second: how much of each is in it.
-    """
-
-    explained: float
-    first: float
-    second: float
-
-    @property
-    def share(self) -> float:
-        """Of the second in the sum; 0 where there is no sum."""
-        return self.second / max(self.first + self.second, 1e-3)
+        return float((self.boxes > LEAST_VARIANCE)[self.content[::STEP, ::STEP]].mean()) < FLAT_SHARE
 
 
 class Checker:
@@ -145,7 +132,7 @@ class Checker:
         if a.is_flat or b.is_flat:
             alike = a.is_flat and b.is_flat and np.abs(a.mean - b.mean).max() < LEAST_VARIANCE
             return 1.0 if alike else 0.0
-        where, first, second = _in_both(a, b), a.gray, b.gray
+        where, first, second = in_both(a, b), a.gray, b.gray
         if min(a.brightness, b.brightness) < DIMMED * max(a.brightness, b.brightness):
             first, second = (self._graded(gray, where) for gray in (first, second))
         moved = self._carried(first, self._flow.calc(second, first, None))[0]
@@ -169,35 +156,34 @@ class Checker:
             _, seen = self._carried(shown.gray, flow)
             if seen.mean() < SEEN and last is not first:
                 break
-            last, where = shown, seen & _in_both(first, shown)
+            last, where = shown, seen & in_both(first, shown)
             moved, variance = (self._carried(picture, flow)[0] for picture in (shown.gray, shown.variance))
         structured = where & (variance > LEAST_VARIANCE)
-        if last is first or structured.mean() < FLAT_SHARE:
+        if last is first or np.count_nonzero(structured) < FLAT_SHARE * structured.size:
             return 0.0, 0.0
         share = float(np.median(first.variance[structured] / variance[structured]))
         return 0.0 if first.is_flat else _correlation(moved, first.gray, where), share
 
     def dip(self, a: Shown, m: Shown, b: Shown) -> float:
         """The variance of `m` as a share of the mean of those of `a` and `b`."""
-        mean = (a.variance + b.variance) / 2
-        structured = (mean > 2 * LEAST_VARIANCE) & _in_both(a, b)
-        if structured.mean() < FLAT_SHARE:
+        mean = (a.boxes + b.boxes) / 2
+        structured = (mean > 2 * LEAST_VARIANCE) & in_both(a, b, STEP)
+        if np.count_nonzero(structured) < FLAT_SHARE * structured.size:
             return 1.0
-        return float(np.median(m.variance[structured] / mean[structured]))
+        return _middling(m.boxes[structured] / mean[structured])
 
-    def mixed(self, a: Shown, m: Shown, b: Shown, least: float) -> float:
-        """`dip`, or 1 where no mix explains it but another gain, or that one scene is plainer than the other.
+    def mixed(self, a: Shown, m: Shown, b: Shown, dip: float, least: float) -> float:
+        """Their `dip`, or 1 where no mix explains it but another gain, or that one scene is plainer than the other.
 
         From `least` on what explains it is not asked.
         """
-        dip = self.dip(a, m, b)
         if dip >= least:
             return dip
-        lower = np.minimum(a.variance, b.variance)
-        structured = (lower > LEAST_VARIANCE) & _in_both(a, b)
-        if structured.mean() < FLAT_SHARE:
+        lower = np.minimum(a.boxes, b.boxes)
+        structured = (lower > LEAST_VARIANCE) & in_both(a, b, STEP)
+        if np.count_nonzero(structured) < FLAT_SHARE * structured.size:
             return 1.0
-        share = float(np.median(m.variance[structured] / lower[structured]))
+        share = _middling(m.boxes[structured] / lower[structured])
         if dip < GONE:
             return dip if share < 3 * GONE else 1.0
         darker = min(1.0, m.brightness / max(min(a.brightness, b.brightness), 1.0))
@@ -205,24 +191,19 @@ class Checker:
 
     def unevenness(self, a: Shown, m: Shown, b: Shown) -> float:
         """Spread (between quartiles, of the logarithm) of what `dip` takes the median of; 0 where nothing is left."""
-        mean = (a.variance + b.variance) / 2
-        structured = (mean > 2 * LEAST_VARIANCE) & _in_both(a, b)
+        mean = (a.boxes + b.boxes) / 2
+        structured = (mean > 2 * LEAST_VARIANCE) & in_both(a, b, STEP)
         if not structured.any():
             return 0.0
-        low, high = np.percentile(np.log((m.variance[structured] + 1) / mean[structured]), (25, 75))
+        low, high = np.percentile(np.log((m.boxes[structured] + 1) / mean[structured]), (25, 75))
         return float(high - low)
 
-    def unmixed(self, a: Shown, b: Shown, m: Shown) -> Mix:
-        """How `m` is mixed of `a` and `b`, by least squares."""
-        where = _in_both(a, b)
-        first, middle, second = (shown.band[where] for shown in (a, m, b))
-        aa, bb, ab = first @ first, second @ second, first @ second
-        am, bm, mm = first @ middle, second @ middle, middle @ middle
-        rest = aa * bb - ab * ab
-        if not rest > UNRELATED * aa * bb or mm < where.sum():  # what both show explains all, or nothing does
-            return Mix(0.0, 0.0, 0.0)
-        p, q = (am * bb - bm * ab) / rest, (bm * aa - am * ab) / rest
-        return Mix(float((p * am + q * bm) / mm), float(p), float(q))
+    def speed(self, a: Shown, b: Shown) -> np.ndarray:
+        """Displacement (x, y) of the middling place from picture a to b, pixels a second, float32 [2]; 0 at once."""
+        if not a.time < b.time:
+            return np.zeros(2, np.float32)
+        flow = self._flow.calc(b.gray, a.gray, None)
+        return -np.median(flow[::STEP, ::STEP].reshape(-1, 2), axis=0) / np.float32(b.time - a.time)
 
     def _carried(self, a: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Picture `a` carried along a flow (where each pixel comes from), and which pixels lay within it."""
@@ -233,10 +214,19 @@ class Checker:
         return moved, (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
-def _in_both(a: Shown, b: Shown) -> np.ndarray:
-    """Where neither picture has bars, bool [h, w]; everywhere if that leaves little, for then they are no bars."""
-    both = a.content & b.content
-    return both if both.mean() > SEEN else np.ones_like(both)
+def _middling(values: np.ndarray) -> float:
+    """The median, or the larger of two."""
+    middle = len(values) // 2
+    return float(np.partition(values, middle)[middle])
+
+
+def in_both(a: Shown, b: Shown, step: int = 1) -> np.ndarray:
+    """Where neither picture has bars, every `step`-th pixel, bool [h / step, w / step].
+
+    Everywhere if that leaves little, for then they are no bars.
+    """
+    both = a.content[::step, ::step] & b.content[::step, ::step]
+    return both if np.count_nonzero(both) > SEEN * both.size else np.ones_like(both)
 
 
 def _moments(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,8 +241,9 @@ def _correlation(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
     a, b = a.astype(np.float32), b.astype(np.float32)
     (mean_a, var_a), (mean_b, var_b) = _moments(a), _moments(b)
     covariance = cv2.boxFilter(a * b, -1, (BOX, BOX)) - mean_a * mean_b
+    where, covariance, var_a, var_b = (v[::STEP, ::STEP] for v in (where, covariance, var_a, var_b))
     structured = (np.maximum(var_a, var_b) > LEAST_VARIANCE) & where
-    if structured.mean() < FLAT_SHARE:
+    if np.count_nonzero(structured) < FLAT_SHARE * structured.size:
         return 0.0
     values = covariance[structured] / np.sqrt((var_a[structured] + NOISE) * (var_b[structured] + NOISE))
-    return float(np.median(values))
+    return _middling(values)

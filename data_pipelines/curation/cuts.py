@@ -15,11 +15,14 @@ import operator
 import os
 from collections.abc import Iterator
 
+import numpy as np
+
 from data_pipelines.curation.cut_cascade import Candidate, Cascade, CascadeSettings
 from data_pipelines.curation.cut_checks import GONE, Checker, Shown
+from data_pipelines.curation.cut_layers import Layers, moving
 from data_pipelines.curation.small_pictures import small_pictures
 
-VERSION = 2
+VERSION = 3
 HARD, FADE = "hard", "fade"
 STANDS_OUT = 0.1
 AROUND, FAINT = 0.5, 0.3  # seconds, and the share of their variance
@@ -28,6 +31,8 @@ LONG = 1.0  # seconds; a longer fade through a plain colour shows that colour
 SURELY = 0.1  # more unlike than that are the shots that a dissolve joins, by its mixes alone
 PART, OUTSIDE = 0.2, -0.1  # least part of each shot in the middle of a mix; part of one that the other may lack
 RISE, EDGE = 0.75, 0.08  # of a fade's profile that is looked for, and the share of its width that lies beyond it
+MIXED = 0.2, 0.62  # share of the variance that the middle of a mix of moving shots has, least and most
+STEPS = (0.08, 0.2)  # seconds over which the speeds of two shots are taken
 _time = operator.attrgetter("time")
 
 
@@ -45,7 +50,8 @@ class CutSettings:
       followed: what looks like a fade is motion if its middle resembles both of its ends so much,
       moved: or has more than that share of their variance, when what moves is followed.
       uneven: what looks like a fade is motion if its structure goes so much more in some places than in others.
-      explained: a picture is a mix whatever its variance if two unlike ones explain so much of it.
+      explained, explained_moving: a picture is a mix whatever its variance if two unlike ones explain so much of it:
+        as they are, or carried along by their cameras.
       flash: seconds after which the old shot may be back, so that there was no cut.
       cascade: rates and thresholds of the detectors.
     """
@@ -59,6 +65,7 @@ class CutSettings:
     moved: float = 0.85
     uneven: float = 1.5
     explained: float = 0.85
+    explained_moving: float = 0.5
     flash: float = 0.35
     cascade: CascadeSettings = dataclasses.field(default_factory=CascadeSettings)
 
@@ -72,6 +79,7 @@ class CutSettings:
             ("moved", 0, 1),
             ("uneven", 0, 10),
             ("explained", 0, 1),
+            ("explained_moving", 0, 1),
             ("flash", 0, 2),
         )
         for name, low, high in bounds:
@@ -191,7 +199,7 @@ class _Judge:
 
     def found(self) -> list[Cut]:
         """All cuts: fades, and the hard cuts that are not part of one."""
-        fades = _told_apart(self._fades)
+        fades = _joined(_told_apart(self._fades))
         hard = [cut for number, cut in self._hard.items() if not any(f.before < number < f.after for f in fades)]
         return sorted([*hard, *(fade.cut for fade in fades)])
 
@@ -236,29 +244,49 @@ class _Judge:
         return iter(self.film[max(first - start, 0) : max(stop - start, 0)])
 
     def _judge_fade(self, candidate: Candidate) -> None:
-        middles = list(self._between(candidate.first, candidate.last + 1))
+        middles, period = list(self._between(candidate.first, candidate.last + 1)), candidate.period
         step = max(1, len(middles) // MIDDLES)
-        fade = self._unmixed(middles[::step], candidate.period)
+        triples = [(a, m, b) for m in middles[::step] for a, b in [self._around(m, period)] if a is not m is not b]
+        dips = [self._checker.dip(*triple) for triple in triples]
+        fade = self._unmixed(triples, dips, period)
         if fade is None:
-            dip, middle = min((self._dip(m, candidate.period), m.number) for m in middles[::step])
-            fade = self._measured(middle, candidate.period) if dip <= self._settings.dip else None
+            mixes = (self._checker.mixed(*t, dip, self._settings.dip) for t, dip in zip(triples, dips))
+            dip, middle = min(zip(mixes, (m.number for _, m, _ in triples)), default=(1.0, 0))
+            fade = self._measured(middle, period) if dip <= self._settings.dip else None
         if fade is not None:
             self._fades.append(fade)
 
-    def _unmixed(self, middles: list[Shown], period: float) -> "_Fade | None":
+    def _unmixed(self, triples: list[tuple[Shown, ...]], dips: list[float], period: float) -> "_Fade | None":
         """The dissolve that one of some pictures is in the middle of, if it shows: what each shot adds, and how."""
-        mixes = [(self._checker.unmixed(*self._around(m, period), m), m.number) for m in middles]
-        clear = [(min(mix.first, mix.second), n) for mix, n in mixes if mix.explained >= self._settings.explained]
-        part, middle = max(clear, default=(0.0, 0))
-        if part < PART:
+        bar = self._settings.explained
+        clear = [(_clear(Layers(a, b), m, bar), m.number, Layers(a, b)) for a, m, b in triples]
+        part, middle, layers = max(clear, key=lambda found: found[:2], default=(0.0, 0, None))
+        if part >= PART:
+            return self._dissolve(layers, middle, period, bar)
+        lowest, (a, m, b) = min(zip(dips, triples), key=lambda found: found[0], default=(1.0, (None,) * 3))
+        layers = self._moving(a, m, b) if MIXED[0] <= lowest <= MIXED[1] else None
+        bar = self._settings.explained_moving
+        if layers is None or _clear(layers, m, bar) < PART:
             return None
-        m = self._at(middle)
-        a, b = self._around(m, period)
-        beyond = self._around(m, 1.5 * period)
-        outside = [self._checker.unmixed(a, b, shown) for shown in beyond]
+        return self._dissolve(layers, m.number, period, bar)
+
+    def _moving(self, a: Shown, middle: Shown, b: Shown) -> Layers | None:
+        """Two pictures as moving layers of one between them; None where they are not unlike."""
+        if self._checker.same(a, b) >= self._settings.unlike - SURELY:
+            return None
+        (low, high), speeds = self._room(middle.number), []
+        for step in STEPS:
+            earlier, later = self._shown_at(a.time - step, low, high), self._shown_at(b.time + step, low, high)
+            speeds.append(np.stack([self._checker.speed(earlier, a), self._checker.speed(b, later)]))
+        return moving(a, middle, b, speeds)
+
+    def _dissolve(self, layers: Layers, middle: int, period: float, bar: float) -> "_Fade | None":
+        """The dissolve of two layers round one of its pictures, if the one goes as the other comes."""
+        m, a, b = self._at(middle), layers.first, layers.second
+        outside = [layers.mix(shown) for shown in self._around(m, 1.5 * period)]
         if outside[0].second < OUTSIDE or outside[1].first < OUTSIDE:
             return None  # the mix goes on: a slower pass sees all of it
-        mixes = {s.number: self._checker.unmixed(a, b, s) for s in self._between(a.number, b.number + 1)}
+        mixes = {s.number: layers.mix(s) for s in self._between(a.number, b.number + 1)}
         first = max(n for n, mix in mixes.items() if n == a.number or (n < middle and mix.share <= EDGE))
         last = min(n for n, mix in mixes.items() if n == b.number or (n > middle and mix.share >= 1 - EDGE))
         inside = [mixes[first + (last - first) * k // 4] for k in (1, 2, 3)]
@@ -266,7 +294,7 @@ class _Judge:
         explained = sum(mix.explained for mix in inside) / 3
         before, after = self._at(first), self._at(last)
         same = self._checker.same(a, b)
-        if not rising or explained < self._settings.explained or same >= self._settings.unlike - SURELY:
+        if not rising or explained < bar or same >= self._settings.unlike - SURELY:
             return None
         width = (1 + 2 * EDGE) * (after.time - before.time)
         cut = Cut((before.time + after.time) / 2, FADE, 1 - max(same, 0.0), width)
@@ -282,14 +310,6 @@ class _Judge:
         low = max((n for n in self._hard if n <= middle), default=0)
         high = min((n - 1 for n in self._hard if n > middle), default=self.film[-1].number)
         return max(low, self.film[0].number), high
-
-    def _dip(self, middle: Shown, period: float) -> float:
-        low, high = self._room(middle.number)
-        if not low < middle.number < high:
-            return 1.0
-        a = self._shown_at(middle.time - period, low, middle.number - 1)
-        b = self._shown_at(middle.time + period, middle.number + 1, high)
-        return self._checker.mixed(a, middle, b, self._settings.dip)
 
     def _is_motion(self, first: int, middle: int, last: int) -> bool:
         """Whether what the middle picture shows is in the first and the last one as well, and no fainter there."""
@@ -336,6 +356,12 @@ class _Judge:
         return _Fade(first, last, lowest, period, cut)
 
 
+def _clear(layers: Layers, middle: Shown, bar: float) -> float:
+    """The smaller part that one of two layers has of a picture; 0 if they explain less than `bar` of it."""
+    mix = layers.mix(middle)
+    return min(mix.first, mix.second) if mix.explained >= bar else 0.0
+
+
 def _told_apart(fades: list[_Fade]) -> list[_Fade]:
     """Of fades that overlap the one that is explained best, or that a fast pass saw.
 
@@ -356,8 +382,17 @@ def _told_apart(fades: list[_Fade]) -> list[_Fade]:
     return kept
 
 
-def _is_better(slow: _Fade, fast: _Fade) -> bool:
-    return slow.dip < fast.dip - 0.05 and slow.period > fast.period
+def _joined(fades: list[_Fade]) -> list[_Fade]:
+    """One dissolve for those of which one begins where another ends: fast passes saw parts of it."""
+    joined: list[_Fade] = []
+    for fade in sorted(fades, key=lambda f: f.before):
+        if joined and fade.explained and joined[-1].explained and fade.before <= joined[-1].after:
+            last = joined.pop()
+            start, end = min(last.cut.start, fade.cut.start), max(last.cut.end, fade.cut.end)
+            cut = Cut((start + end) / 2, FADE, max(last.cut.strength, fade.cut.strength), end - start)
+            fade = dataclasses.replace(fade, before=last.before, after=max(last.after, fade.after), cut=cut)
+        joined.append(fade)
+    return joined
 
 
 def _edge(profile: dict[int, float], middle: int, step: int) -> int:

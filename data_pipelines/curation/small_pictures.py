@@ -102,7 +102,8 @@ class _Reducer:
         pixels = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
         down, across = (max(1, have // (2 * want)) for have, want in zip(pixels.shape, self._size[::-1]))
         thinned = np.ascontiguousarray(pixels[::down, ::across])
-        return self._cv2.resize(thinned, self._size, interpolation=self._cv2.INTER_AREA)
+        how = self._cv2.INTER_LINEAR if min(down, across) > 1 else self._cv2.INTER_AREA
+        return self._cv2.resize(thinned, self._size, interpolation=how)
 
 
 def _is_plain_yuv(pixel_format: av.VideoFormat) -> bool:

@@ -110,6 +110,27 @@ def test_dissolve_of_a_plain_dark_shot(tmp_path, first, second, mixed):
     assert min(end, found[0].end) - max(start, found[0].start) > 0.7 * (found[0].end - found[0].start)
 
 
+def patchy(picture, phase):
+    """Structure here and there only, as footage has it: what a mix keeps of it then differs from place to place."""
+    y, x = np.mgrid[:64, :96]
+    there = np.clip(2 * np.sin(x / 11 + phase) * np.sin(y / 9 + 2 * phase) + 0.3, 0, 1)[..., None]
+    return (picture.mean((0, 1)) * (1 - there) + picture * there).astype(np.uint8)
+
+
+@pytest.mark.parametrize("steps", [(2, -1), (3, -2)])
+def test_dissolve_while_both_cameras_move(tmp_path, first, second, steps):
+    """By a quarter of the side and more in the time of the mix, so that none of its pictures lies over another."""
+    mixed, films = 16, []
+    for pixels, phase, step in zip((first[0], second[0]), (0, 1.3), steps):
+        picture = patchy(pixels, phase)
+        wide = np.concatenate([picture, picture[:, ::-1]] * 4, 1)  # mirrored, so that it goes on without an edge
+        films.append(np.stack([wide[:, 300 + step * k : 396 + step * k] for k in range(-48, 48)]))
+    found = cuts_of(tmp_path, joined(films[0][: 40 + mixed], films[1][48 - mixed :], mixed), fps=24)
+    assert [cut.kind for cut in found] == [FADE]
+    start, end = 40 / 24, (40 + mixed) / 24
+    assert min(end, found[0].end) - max(start, found[0].start) > 0.6 * (end - start)
+
+
 @pytest.mark.parametrize("largest", [30, 40])
 def test_what_comes_close_and_out_of_focus_is_no_fade(tmp_path, first, second, largest):
     """A smooth dark thing grows over the picture and goes again, while the camera turns elsewhere behind it."""
@@ -167,6 +188,7 @@ def test_unusable_files(tmp_path):
         (lambda: CutSettings(side=4), "side: 4 is not within 32..512"),
         (lambda: CutSettings(uneven=-1), "uneven: -1 is not within 0..10"),
         (lambda: CutSettings(explained=2), "explained: 2 is not within 0..1"),
+        (lambda: CutSettings(explained_moving=-1), "explained_moving: -1 is not within 0..1"),
         (lambda: CutSettings(ramp=(0.5, 0.1)), "ramp: .* is not two rising shares"),
         (lambda: CascadeSettings(rates=(1.0,)), "changes: 4 thresholds for 1 rates"),
         (lambda: CascadeSettings(jump=0.0), "jump: 0.0 is not positive"),
