@@ -63,7 +63,8 @@ class Sample:
     Attributes:
       frames: RGB uint8 [T, h, w, 3], T >= 1, upright, the shorter side at most `SampleSettings.side`.
       times: float64 [T], seconds of the source, rising.
-      fps: pictures a second that were asked for; where decoding was thinned out, gaps are longer (see `pairs`).
+      fps: pictures a second that were asked for, more of a short span; where decoding was thinned out, gaps are longer
+        (see `pairs`).
       thumbs: luma uint8 [N, a, b] of every picture that was decoded within the span, tiny; N >= T.
       thumb_times: float64 [N], seconds.
       edges: line statistics at full resolution.

@@ -37,6 +37,8 @@ class SampleSettings:
     Attributes:
       side: pixels of the shorter side of the small pictures; smaller sources are not enlarged.
       fps: pictures a second.
+      few: pictures that a span too short for them at `fps` is seen at all the same, closer together: two pairs, from
+        which motion, stillness and overlays can be told.
       head: seconds after each keyframe that are looked at; 0 looks at all, and at every single picture.
       least: pictures that a span gets even if that means to look further than `head`.
       most: pictures of a span at most, in groups of three spread over it.
@@ -44,17 +46,26 @@ class SampleSettings:
 
     side: int = 256
     fps: float = 2.0
+    few: int = 3
     head: float = 1.5
     least: int = 6
     most: int = 48
 
     def __post_init__(self):
-        bounds = (("side", 32, 1024), ("fps", 0.25, 30), ("head", 0, 3600), ("least", 1, 4096), ("most", 3, 4096))
+        bounds = (
+            *(("side", 32, 1024), ("fps", 0.25, 30), ("few", 1, 64)),
+            *(("head", 0, 3600), ("least", 1, 4096), ("most", 3, 4096)),
+        )
         for name, low, high in bounds:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not within {low}..{high}")
-        if self.least > self.most:
-            raise ValueError(f"least: {self.least!r} is more than most={self.most!r}")
+        for less, more in (("least", "most"), ("few", "most")):
+            if getattr(self, less) > getattr(self, more):
+                raise ValueError(f"{less}: {getattr(self, less)!r} is more than {more}={getattr(self, more)!r}")
+
+    def rate(self, span: Span) -> float:
+        """Pictures a second of a span: `fps`, or more if it is short."""
+        return max(self.fps, self.few / span.duration) if span.duration > 0 else self.fps
 
 
 def wanted_times(span: Span, keyframes: Sequence[float], settings: SampleSettings) -> list[float]:
@@ -65,8 +76,9 @@ def wanted_times(span: Span, keyframes: Sequence[float], settings: SampleSetting
       keyframes: times of the source's keyframes, rising; none if they are not known.
       settings: how many.
     """
-    count = max(1, int(np.ceil(round((span.end - span.start) * settings.fps, 6))))
-    times = [span.start + k / settings.fps for k in range(count)]
+    rate = settings.rate(span)
+    count = max(1, int(np.ceil(round(span.duration * rate, 6))))
+    times = [span.start + k / rate for k in range(count)]
     if settings.head and keyframes and count > settings.least:
         depth = [_since_keyframe(t, keyframes) for t in times]
         reach = max(settings.head, sorted(depth)[settings.least - 1])
@@ -130,7 +142,7 @@ class _Gatherer:
     """Collects the pictures of one span while the file goes by."""
 
     def __init__(self, span: Span, wanted: list[float], settings: SampleSettings):
-        self.span, self.wanted, self._fps = span, wanted, settings.fps
+        self.span, self.wanted, self._fps = span, wanted, settings.rate(span)
         whole = [(span.start, max(wanted[-1], span.end - 2 * TICK))]
         self.stretches = [(t, t) for t in wanted] if settings.head else whole
         self.until = self.stretches[-1][1]  # seconds to decode to

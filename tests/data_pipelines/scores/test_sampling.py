@@ -83,7 +83,18 @@ def test_later_parts_of_groups_are_left_out_but_for_enough_pictures():
     more = wanted_times(Span(2, 5), keyframes, SampleSettings(head=1.0, least=4))
     assert more == [2.0, 2.5, 3.0, 3.5], "the span holds no keyframe; the nearest are dear enough"
     assert len(wanted_times(Span(0, 3600), (), SampleSettings())) <= SampleSettings().most
-    assert wanted_times(Span(1.2, 1.3), keyframes, SampleSettings()) == [1.2]
+    assert wanted_times(Span(1.2, 1.3), keyframes, SampleSettings(few=1)) == [1.2]
+
+
+@pytest.mark.parametrize("end", [2.15, 2.4, 2.9])
+def test_a_short_span_is_seen_more_often(video, end):
+    (_, sample), *_ = sample_spans(video, [Span(2.0, end)], SampleSettings())
+    assert len(sample.times) == 3
+    assert len(sample.pairs()) == 2, "so that it has scores of motion"
+    shown = [number(frame) for frame in sample.frames]
+    np.testing.assert_allclose(shown, sample.times * RATE, atol=1.5)
+    assert sample.times[2] - sample.times[0] > 0.5 * (end - 2.0)
+    assert wanted_times(Span(1, 4), (), SampleSettings()) == [1.0, 1.5, 2.0, 2.5, 3.0, 3.5], "and no other"
 
 
 def test_a_held_picture_counts_for_as_long_as_it_is_shown(tmp_path):
@@ -143,7 +154,8 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"side": 8}, "side: 8"), ({"fps": 100}, "fps: 100"), ({"least": 9, "most": 6}, "least: 9 is more than most=6")],
+    [({"side": 8}, "side: 8"), ({"fps": 100}, "fps: 100"), ({"least": 9, "most": 6}, "least: 9 is more than most=6")]
+    + [({"few": 0}, "few: 0"), ({"few": 8, "least": 2, "most": 6}, "few: 8 is more than most=6")],
 )
 def test_settings_are_checked(fields, message):
     with pytest.raises(ValueError, match=message):
