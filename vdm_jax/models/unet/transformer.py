@@ -65,15 +65,26 @@ class Block(nnx.Module):
         positions: `[N, C]`, added to what each attention reads.
         partition: see `attend`.
         """
+        x = self.attend_twice(x, text, mask, positions=positions, partition=partition)
+        return x + checkpoint_name(self.mlp(self.norm3(x)), "mlp_hidden")
+
+    def attend_twice(
+        self,
+        x: Array,
+        text: Array | None = None,
+        mask: Array | None = None,
+        *,
+        positions: Array | None = None,
+        partition: str = "auto",
+    ) -> Array:
+        """The two attentions with what they are added to; arguments as above."""
         where = {"tokens": "GN", "partition": partition}
         h = checkpoint_name(_placed(self.norm1(x), positions), "attention_in")
         x = x + self.attention(h, FULL, **where)
         h = _placed(self.norm2(x), positions)
         if isinstance(self.second, CrossAttention):
-            x = x + self.second(h, text, mask, partition=partition)
-        else:
-            x = x + self.second(h, FULL, **where)
-        return x + checkpoint_name(self.mlp(self.norm3(x)), "mlp_hidden")
+            return x + self.second(h, text, mask, partition=partition)
+        return x + self.second(h, FULL, **where)
 
 
 def _placed(x: Array, positions: Array | None) -> Array:
