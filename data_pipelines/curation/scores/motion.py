@@ -20,6 +20,7 @@ import numpy as np
 from data_pipelines.curation.scores.bars import inside
 from data_pipelines.curation.scores.opencv import import_opencv
 from data_pipelines.curation.scores.protocol import Column, Sample, rounded
+from data_pipelines.curation.scores.slope import slope
 
 SIDE = 96  # pixels of the shorter side at which flow is computed
 STEP = 4  # pixels between the places at which flow is read
@@ -42,7 +43,7 @@ class Motion:
 
     side: int = SIDE
     name: str = "motion"
-    version: int = 1
+    version: int = 2
     columns: tuple[Column, ...] = (
         Column("motion", "mean speed of the picture", "shorter sides a second", "better", 0.005, temporal=True),
         Column("motion_camera", "mean speed that is the camera's", "shorter sides a second", temporal=True),
@@ -158,9 +159,7 @@ def flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 def structure(grey: np.ndarray) -> np.ndarray:
     """Whether a place has structure that flow can follow, bool [h, w]."""
-    cv2 = import_opencv()
-    slope = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, *d, ksize=3, scale=0.125) for d in ((1, 0), (0, 1))))
-    return cv2.blur(slope, (9, 9)) > FLAT
+    return import_opencv().blur(slope(grey), (9, 9)) > FLAT
 
 
 def moved_back(after: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

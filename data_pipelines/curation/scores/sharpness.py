@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines.curation.scores.bars import inside
 from data_pipelines.curation.scores.opencv import import_opencv
 from data_pipelines.curation.scores.protocol import Column, Sample, rounded
+from data_pipelines.curation.scores.slope import slope
 
 BLOCKS = 10  # along the shorter side
 RADIUS = 6  # pixels round an edge in which its contrast is measured
@@ -31,7 +32,7 @@ class Sharpness:
 
     side: int = 256
     name: str = "sharpness"
-    version: int = 1
+    version: int = 2
     columns: tuple[Column, ...] = (
         Column(
             "blur", "standard deviation of the blur of edges", "pixels, shorter side 256 or the source's", "worse", 2.1
@@ -48,14 +49,13 @@ def edge_width(grey: np.ndarray) -> float:
     """Standard deviation of the blur, in pixels, of luma uint8 [h, w]; `RADIUS` where nothing has an edge."""
     cv2 = import_opencv()
     smooth = cv2.GaussianBlur(grey, (3, 3), 0.6)
-    slope = cv2.magnitude(*(cv2.Sobel(smooth, cv2.CV_32F, *d, ksize=3, scale=0.125) for d in ((1, 0), (0, 1))))
     window = np.ones((2 * RADIUS + 1, 2 * RADIUS + 1), np.uint8)
     contrast = cv2.subtract(cv2.dilate(smooth, window), cv2.erode(smooth, window)).astype(np.float32)
     low, high = np.percentile(grey, (2, 98))
     least = max(LEAST_CONTRAST, SHARE_OF_CONTRAST * (high - low))
     block = max(6, min(grey.shape) // BLOCKS)
     rows, columns = grey.shape[0] // block, grey.shape[1] // block
-    ratio = np.where(contrast >= least, slope / np.maximum(contrast, 1), 0)[: rows * block, : columns * block]
+    ratio = np.where(contrast >= least, slope(smooth) / np.maximum(contrast, 1), 0)[: rows * block, : columns * block]
     sharpest = ratio.reshape(rows, block, columns, block).max((1, 3)).ravel()
     sharpest = sharpest[sharpest > 0]
     if len(sharpest) == 0:
