@@ -19,6 +19,7 @@ from vdm_jax.models.text import TextConfig
 from vdm_jax.planning.flops import Program, count
 from vdm_jax.planning.memory import Memory, compiled_memory, does_not_fit, state_memory
 from vdm_jax.planning.targets import Target, target_mesh
+from vdm_jax.sampling.noise import noise_from
 from vdm_jax.training.run import Run, assemble
 from vdm_jax.training.run_config import RunConfig
 from vdm_jax.training.step import TrainStep, abstract_batch, make_train_step
@@ -123,5 +124,8 @@ def batch_shapes(config: RunConfig) -> Mapping[str, tuple[tuple[int, ...], Any]]
         shapes |= {"text_ids": ((size, text.length), jnp.int32), "text_mask": ((size, text.length), jnp.bool_)}
     if config.train.tokens_mask:
         shapes["tokens_mask"] = ((size, config.train.tokens), jnp.bool_)
+    noise = noise_from(getattr(config.objective, "noise", None), "objective.noise")
+    if noise.reads:
+        shapes |= {name: ((size, *shape), jnp.float32) for name, shape in noise.shapes(config.clip_shape).items()}
     given = config.networks.given(*config.clip_shape[:3])
     return shapes | {name: ((size, *shape), dtype) for name, (shape, dtype) in given.items()}
