@@ -349,7 +349,8 @@ def _weights(weights: Mapping[str, float], parts: Sequence[Part]) -> tuple[Fract
 def _decoded_bytes(source: ClipSource, config: DataConfig) -> int:
     """Of one clip, with the arrays that fields need; of those that differ in length, what is alike."""
     clip = source.manifest.clip
-    arrays = [clip.fields[name] for field in fields_of(config.fields) for name in field.needs]
+    names = dict.fromkeys(name for field in fields_of(config.fields) for name in field.needs)
+    arrays = [clip.fields[name] for name in names]
     sizes = [np.dtype(array.dtype).itemsize * math.prod(n or 1 for n in array.shape) for array in arrays]
     return clip.decoded_bytes + sum(sizes)
 

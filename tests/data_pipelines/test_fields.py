@@ -16,6 +16,10 @@ from data_pipelines.loading.plan import _decoded_bytes
 from data_pipelines.shards.manifest import ClipSpec
 from data_pipelines.shards.schema import ClipRecord, StoredField
 from data_pipelines.shards.writer import open_writer
+from data_pipelines.worlds.drawing import pinhole
+from data_pipelines.worlds.multiview import world as multiview
+from data_pipelines.worlds.multiview.oracle import epipolar
+from data_pipelines.worlds.multiview.world import MultiviewConfig
 from data_pipelines.worlds.world import FIELDS as OF_WORLDS
 from tests.data_pipelines import latent_sets
 from tests.data_pipelines.pixel_sets import write
@@ -64,6 +68,40 @@ def test_cameras_and_tracks_still_agree_after_every_cut(flip, scale, corner, siz
 def test_every_field_of_the_worlds_can_be_read():
     assert DIMS.keys() <= FIELDS.keys()
     assert {name: OF_WORLDS[name].dims for name in DIMS} == DIMS
+    assert OF_WORLDS.keys() - DIMS.keys() == {"audio", "events"}  # a field of its own, and clips of unequal length
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("scale", "corner", "size"), [(1, (0, 0), (16, 20)), (1, (3, 2), (10, 12)), (0.5, (1, 2), (6, 7))]
+)
+def test_views_are_cut_as_the_clip_is(flip, scale, corner, size):
+    """Tracks and matches lie on the epipolar lines of the cameras, all of them cut alike."""
+    made = multiview.clip(MultiviewConfig(height=16, width=20, frames=4, cameras=2), 3)
+    video, how = np.zeros((3, *size, 3), np.uint8), ((scale, scale), corner, flip, True)
+    cut = Cut(video, 0, {**made.fields, "clean": made.fields["views"][0]}, np.array([0, 2, 3]), 4, *how)
+    got = {name: Stored(name).compute(cut) for name in (*made.fields, "clean")}
+    np.testing.assert_array_equal(got["views"][0], got["clean"])
+    cameras, lens = (got["camera"], got["views_camera"][0]), got["views_intrinsics"][0, 0]
+    np.testing.assert_array_equal(lens, got["intrinsics"][0])
+    assert epipolar(got["tracks"], got["views_tracks"][0], cameras, lens).max() < 0.01
+    here = pinhole.grid(*size)
+    there = here + got["matches"][0].reshape(3, -1, 2)
+    assert epipolar(here, there, cameras, lens).max() < (0.01 if scale == 1 else 0.5)  # of a larger pixel's centre
+    seen = got["matches_visible"][0].reshape(3, -1)
+    assert seen.any()
+    assert ((there[seen] >= 0) & (there[seen] < size[::-1])).all()
+    assert got["views_tracks_visible"].shape == (1, 3, 16)
+
+
+def test_what_leaves_the_cut_is_seen_no_more():
+    cut, _ = scene(False, 1.0, (4, 4), (12, 12))
+    arrays = dict(cut.arrays) | {"tracks_visible": np.ones(cut.arrays["tracks"].shape[:2], bool)}
+    cut = dataclasses.replace(cut, arrays=arrays)
+    tracks, seen = Stored("tracks").compute(cut), Stored("tracks_visible").compute(cut)
+    np.testing.assert_array_equal(seen, ((tracks >= 0) & (tracks < 12)).all(-1))
+    assert 0 < seen.mean() < 1
+    assert Stored("tracks_visible").needs == ("tracks_visible", "tracks")
 
 
 def flowing(flip, scale, corner, size):

@@ -7,7 +7,8 @@ M = diag(-1, 1, 1) before the same kind of camera:
 
     x -> W - x,   dx -> -dx,   [R | t] -> M [R M | t],   c_x -> W - c_x,   skew -> -skew
 
-(pixel (i, j) has its centre at (x, y) = (j + 1/2, i + 1/2)).
+(pixel (i, j) has its centre at (x, y) = (j + 1/2, i + 1/2)).  Points beyond the part that is taken are seen no more.
+Other views of a scene are cut as the clip is.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from data_pipelines.loading.shrinking import shrink
 from vdm_jax.errors import RunError
 from vdm_jax.media.window import resize
 
-# Name -> dims, as a world declares them: T frames, T-1 pairs of frames, H and W pixels, N whatever a world counts.
+# Name -> dims, as a world declares them: T frames, T-1 pairs of frames, H and W pixels, V other views, N anything else.
 DIMS: dict[str, str] = {
     "flow": "T-1 H W 2",
     "flow_visible": "T-1 H W",
@@ -33,6 +34,20 @@ DIMS: dict[str, str] = {
     "tracks_visible": "T N",
     "camera": "T 3 4",
     "intrinsics": "T 3 3",
+    "views": "V T H W 3",
+    "views_camera": "V T 3 4",
+    "views_intrinsics": "V T 3 3",
+    "views_tracks": "V T 16 2",
+    "views_tracks_visible": "V T 16",
+    "matches": "V T H W 2",
+    "matches_visible": "V T H W",
+}
+# What is seen must be inside the picture, and so inside the part of it that was taken: where it is tells that.
+PLACES = {
+    "flow_visible": "flow",
+    "tracks_visible": "tracks",
+    "views_tracks_visible": "views_tracks",
+    "matches_visible": "matches",
 }
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
@@ -45,8 +60,8 @@ class Stored:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Itself."""
-        return (self.name,)
+        """Itself, and for what is seen also where it is."""
+        return (self.name, PLACES[self.name]) if self.name in PLACES else (self.name,)
 
     @property
     def whole_rate(self) -> bool:
@@ -58,26 +73,50 @@ class Stored:
 
     def compute(self, cut: Cut) -> np.ndarray:
         """See `Field.compute`."""
-        value, dims = cut.arrays[self.name], DIMS[self.name].split()
-        pairs = dims[0] == "T-1"
-        if len(value) != cut.frames - pairs:
-            raise RunError(f"field {self.name!r}: has {len(value)} entries for a clip of {cut.frames} frames")
-        value = value[cut.numbers[:-1] if pairs else cut.numbers]
-        if dims[-1] == "3" and "H" in dims:
-            value = _pictures(value, cut)
-        elif "H" in dims:
-            value = self._pixels(value, cut)
-        return np.ascontiguousarray(_VALUES.get(self.name, _same)(value, cut))
+        value = _cut(self.name, cut)
+        if self.name in PLACES:
+            value = value & _inside(PLACES[self.name], cut)
+        return np.ascontiguousarray(value)
 
-    @staticmethod
-    def _pixels(value: np.ndarray, cut: Cut) -> np.ndarray:
-        """The stored pixel under the centre of each pixel of the batch."""
-        height, width = cut.video.shape[1:3]
-        rows, columns = (
-            np.minimum(((np.arange(count) + corner + 0.5) / scale).astype(np.int64), size - 1)
-            for count, corner, scale, size in zip((height, width), cut.corner, cut.scale, value.shape[1:3])
-        )
-        return value[:, rows][:, :, columns[::-1] if cut.flip else columns]
+
+def _cut(name: str, cut: Cut) -> np.ndarray:
+    """The array as it belongs to the clip in the batch; each view is cut as the clip is."""
+    value, dims = cut.arrays[name], DIMS[name].split()
+    if dims[0] == "V":
+        return np.stack([_cut_view(name, dims[1:], view, cut) for view in value])
+    return _cut_view(name, dims, value, cut)
+
+
+def _cut_view(name: str, dims: list[str], value: np.ndarray, cut: Cut) -> np.ndarray:
+    pairs = dims[0] == "T-1"
+    if len(value) != cut.frames - pairs:
+        raise RunError(f"field {name!r}: has {len(value)} entries for a clip of {cut.frames} frames")
+    value = value[cut.numbers[:-1] if pairs else cut.numbers]
+    if dims[-1] == "3" and "H" in dims:
+        value = _pictures(value, cut)
+    elif "H" in dims:
+        value = _pixels(value, cut)
+    return _VALUES.get(name, _same)(value, cut)
+
+
+def _inside(name: str, cut: Cut) -> np.ndarray:
+    """Whether the places that `name` tells, or leads to from the centres of the pixels, are in the batch's picture."""
+    height, width = cut.video.shape[1:3]
+    places = _cut(name, cut)
+    if "H" in DIMS[name]:
+        x, y = np.arange(width, dtype=np.float32) + 0.5, np.arange(height, dtype=np.float32) + 0.5
+        places = places + np.stack(np.meshgrid(x, y), -1)
+    return ((places >= 0) & (places < (width, height))).all(-1)
+
+
+def _pixels(value: np.ndarray, cut: Cut) -> np.ndarray:
+    """The stored pixel `[T, H, W, ...]` under the centre of each pixel of the batch."""
+    height, width = cut.video.shape[1:3]
+    rows, columns = (
+        np.minimum(((np.arange(count) + corner + 0.5) / scale).astype(np.int64), size - 1)
+        for count, corner, scale, size in zip((height, width), cut.corner, cut.scale, value.shape[1:3])
+    )
+    return value[:, rows][:, :, columns[::-1] if cut.flip else columns]
 
 
 def _pictures(value: np.ndarray, cut: Cut) -> np.ndarray:
@@ -102,6 +141,7 @@ def _counts(value: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def _flow(value: np.ndarray, cut: Cut) -> np.ndarray:
+    """Of `matches` too: both views are cut alike, so that what leads from one to the other is only scaled."""
     down, right = cut.scale
     return value * np.float32([-right if cut.flip else right, down])
 
@@ -125,4 +165,14 @@ def _intrinsics(value: np.ndarray, cut: Cut) -> np.ndarray:
     return np.float32([[-1, 0, cut.video.shape[2]], [0, 1, 0], [0, 0, 1]]) @ moved @ _MIRROR
 
 
-_VALUES = {"event_counts": _counts, "flow": _flow, "tracks": _tracks, "camera": _camera, "intrinsics": _intrinsics}
+_VALUES = {
+    "event_counts": _counts,
+    "flow": _flow,
+    "matches": _flow,
+    "tracks": _tracks,
+    "views_tracks": _tracks,
+    "camera": _camera,
+    "views_camera": _camera,
+    "intrinsics": _intrinsics,
+    "views_intrinsics": _intrinsics,
+}
