@@ -17,19 +17,12 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.worlds.drawing.pictures import luminance
-from data_pipelines.worlds.scenes.labels import ScenesConfig
+from data_pipelines.worlds.scenes.labels import CAMERAS, ScenesConfig
 from data_pipelines.worlds.scenes.shots import shoot
 from data_pipelines.worlds.world import Example, check_size, generator
 
 DARK_CURRENT = 8.0  # added to the luminance, so that black has a logarithm
-_CAMERAS = {
-    "static": "stands still",
-    "pan": "pans",
-    "tilt": "tilts",
-    "zoom": "zooms",
-    "roll": "rolls",
-    "handheld": "is held by hand",
-}
+_MOVES = CAMERAS | {"static": "stands still"}
 _COUNTS = ("no", "one", "two", "three", "four")
 
 
@@ -85,9 +78,7 @@ def clip(config: EventsConfig, index: int, seed: int = 0) -> Example:
         "threshold": config.threshold,
         "events": len(sent),
     }
-    text = (
-        f"the camera {_CAMERAS[shot.camera]} over a scene with {_COUNTS[objects]} moving object{'s' * (objects != 1)}"
-    )
+    text = f"the camera {_MOVES[shot.camera]} over a scene with {_COUNTS[objects]} moving object{'s' * (objects != 1)}"
     return Example(shot.pixels, text, attributes, fields)
 
 

@@ -26,6 +26,8 @@ BAR = (0.08, 0.2)  # each, of the frame
 SUBTITLE, TITLE, SLIDE = (0.09, 0.15), (0.16, 0.28), (0.08, 0.14)  # height of a line
 LEAST_LINE = 5  # pixels
 MARK, MARK_SIZE = (0.4, 0.8), (0.12, 0.2)  # opacity, and extent
+HIDDEN = ("blur", "dark", "bright", "flicker")  # by transitions
+SHOWN = 0.15  # of the clip: of those so much at least is away from transitions
 WHOLE = ("letterbox", "pillarbox", "watermark", "still", "slide")  # these last for the whole clip
 TEXT = (
     "the of and to a in is it you that he was for on are with as I his they be at one have this from or had by hot "
@@ -68,7 +70,8 @@ def apply(canvas: Canvas, kinds: tuple[str, ...], calm: np.ndarray, rng: np.rand
     Args:
       canvas: is drawn on.
       kinds: of `DEFECTS`; `still`, `slide` and `freeze` belong to the shots and are left out here.
-      calm: bool [T], frames away from transitions, where a flash can be told from a fade; at least one.
+      calm: bool [T], frames away from transitions, where a flash can be told from a fade, and where what is wrong with
+        light and lens shows; at least one.
       rng: decides where, when and how much.
 
     Returns:
@@ -99,7 +102,10 @@ def slide(rng: np.random.Generator, config: ScenesConfig) -> tuple[np.ndarray, f
 
 
 def _span(rng: np.random.Generator, kind: str, calm: np.ndarray) -> tuple[int, int]:
-    """Frames of a defect: half of the time the whole clip, else at least 40 % of it; a flash one or two."""
+    """Frames of a defect: half of the time the whole clip, else at least 40 % of it; a flash one or two.
+
+    It is the whole clip, too, if most of those 40 % are in transitions.
+    """
     frames = len(calm)
     if kind == "flash":
         start = int(rng.choice(np.flatnonzero(calm)))
@@ -108,7 +114,8 @@ def _span(rng: np.random.Generator, kind: str, calm: np.ndarray) -> tuple[int, i
         return 0, frames
     length = max(1, int(np.ceil(frames * rng.uniform(0.4, 0.9))))
     start = int(rng.integers(frames - length + 1))
-    return start, start + length
+    hidden = kind in HIDDEN and calm[start : start + length].sum() < SHOWN * frames
+    return (0, frames) if hidden else (start, start + length)
 
 
 def _blur(canvas: Canvas, start: int, stop: int, rng: np.random.Generator) -> float:

@@ -37,7 +37,14 @@ DEFECTS: dict[str, str] = {
 WRITING = ("subtitle", "title", "slide")
 STANDING = ("still", "slide")  # the whole clip is one shot that does not move
 EDITS = ("reencode", "crop", "brightness", "contrast", "noise")
-CAMERAS = ("static", "pan", "tilt", "zoom", "roll", "handheld")
+CAMERAS: dict[str, str] = {  # what a caption says
+    "static": "stands",
+    "pan": "pans",
+    "tilt": "tilts",
+    "zoom": "zooms",
+    "roll": "rolls",
+    "handheld": "is held by hand",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,19 +191,11 @@ class SceneLabels:
 
 def caption(labels: SceneLabels) -> str:
     """`two shots joined by a dissolve; the camera pans, then stands; blur and a subtitle`: what the labels say."""
-    moves = {
-        "static": "stands",
-        "pan": "pans",
-        "tilt": "tilts",
-        "zoom": "zooms",
-        "roll": "rolls",
-        "handheld": "is held by hand",
-    }
     count = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
     text = f"{count[labels.shots]} shot{'s' * (labels.shots > 1)}"
     if labels.transitions:
         text += " joined by " + " and ".join(f"a {t.kind}" for t in labels.transitions)
-    text += "; the camera " + ", then ".join(moves[kind] for kind in labels.cameras)
+    text += "; the camera " + ", then ".join(CAMERAS[kind] for kind in labels.cameras)
     objects = len(labels.objects)
     if objects:
         text += f"; {count[objects] if objects < len(count) else objects} moving object{'s' * (objects > 1)}"

@@ -79,6 +79,18 @@ def match(first: np.ndarray, second: np.ndarray, usable: np.ndarray, start: np.n
     return Match(centres, places @ start[:, :2].T + start[:, 2], score[n, best])
 
 
+def shift(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The translation, a map [3, 3], from most of a frame [H, W] to another: the top of the phase correlation."""
+    cross = np.conj(np.fft.fft2(first)) * np.fft.fft2(second)
+    score = np.fft.ifft2(cross / np.maximum(np.abs(cross), 1e-6)).real
+    top = np.array(np.unravel_index(score.argmax(), score.shape))
+    size = np.array(score.shape)
+    way = (top + size // 2) % size - size // 2  # (down, right)
+    found = np.eye(3)
+    found[:2, 2] = way[::-1]
+    return found
+
+
 def _drawn(frame: np.ndarray, start: np.ndarray) -> np.ndarray:
     """What a frame shows where an affine map [2, 3] leads from each pixel; 0 outside."""
     size = frame.shape[1], frame.shape[0]

@@ -117,7 +117,7 @@ def shoot(rng: np.random.Generator, config: ScenesConfig, times: np.ndarray, *, 
       standing: neither the camera nor an object moves.
     """
     count = 0 if standing else int(rng.integers(config.objects + 1))
-    camera = "static" if standing else CAMERAS[rng.integers(len(CAMERAS))]
+    camera = "static" if standing else list(CAMERAS)[rng.integers(len(CAMERAS))]
     if camera == "static" and not standing:  # then something else must move
         count, camera = (max(count, 1), camera) if config.objects else (count, "pan")
     maps = [_camera(rng, config, camera, times)]

@@ -35,6 +35,7 @@ _CLASHES = (
     {"letterbox", "pillarbox"},
     {"still", "slide", "freeze"},
     {"slide", "blur"},
+    {"slide", "dark", "bright"},
 )
 _STANDS = {"watermark", "flash", "flicker"}  # a mark is told from the picture only where that moves
 

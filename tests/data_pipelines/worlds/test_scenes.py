@@ -197,6 +197,16 @@ def test_blur_removes_detail():
             assert detail[labels.blur == 0].min() > 1.5 * detail[labels.blur > 0].max()
 
 
+@pytest.mark.parametrize("kind", ["blur", "dark", "bright", "flicker"])
+def test_transitions_do_not_hide_what_is_labelled(kind):
+    calm = np.zeros(20, bool)
+    calm[[0, 1, 18, 19]] = True
+    for seed in range(12):
+        canvas = Canvas.of(CONFIG, np.full((20, 32, 40, 3), 100, np.float32))
+        (defect,) = defects.apply(canvas, (kind,), calm, np.random.default_rng(seed))
+        assert calm[defect.start : defect.stop].sum() >= 3
+
+
 def test_duplicates_repeat_an_original_with_an_edit():
     config = dataclasses.replace(CONFIG, duplicates=0.5, defects=())
     found = [(i, *scenes.render(config, i, 1)) for i in range(24)]

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_pipelines.worlds.drawing.pictures import luminance, picture
+from data_pipelines.worlds.scenes import joins, light
 from data_pipelines.worlds.scenes import oracle as scenes_oracle
 from data_pipelines.worlds.scenes import world as scenes
 from data_pipelines.worlds.scenes.labels import ScenesConfig
@@ -38,6 +40,40 @@ def test_another_order_is_told(clips):
     for video, labels in cut:
         reading = scenes_oracle.read(rng.permutation(video))
         assert not scenes_oracle.agree(reading, labels).get("transitions", False)
+
+
+@pytest.mark.parametrize("noise", [0.0, 2.0, 8.0])
+def test_what_stands_still_is_told_from_what_hardly_moves(noise):
+    rng = np.random.default_rng(3)
+    whole = luminance(picture(rng, 64, 68, 16))
+    moves = np.stack([whole[:, :64], 0.5 * (whole[:, :64] + whole[:, 1:65]), whole[:, 1:65]])  # by half a pixel
+    stands = np.stack([whole[:, :64], 0.7 * whole[:, :64] + 20, whole[:, :64]])  # in another light
+    for luma, expected in ((moves, [False] * 3), (stands, [False, True, True])):
+        seen = luma + noise * rng.standard_normal(luma.shape)
+        assert light.stillness(seen, np.ones(luma.shape, bool)).tolist() == expected
+
+
+def test_a_held_picture_is_no_still_clip_and_focus_is_no_motion():
+    sharp, still = np.full(24, 0.6), np.ones(24, bool)
+    still[0] = still[1] = still[2] = False  # it moves twice, and is held from then on
+    assert light.freezes(still, sharp)
+    assert not light.stands(still, sharp)
+    sharp[8:20], still[1:3], still[[8, 20]] = 0.1, True, False  # out of focus for a while
+    assert light.stands(still, sharp)
+    alone = np.zeros(24, bool)
+    alone[[4, 5, 9]] = True
+    assert not light.freezes(alone, np.full(24, 0.6))
+
+
+def test_a_dissolve_has_less_contrast_than_its_shots():
+    flat = np.full(24, 0.3)
+    found = joins.Found("dissolve", 8, 14)
+    assert not joins._dips(flat, found, (0, 24))
+    mixed = flat.copy()
+    mixed[8:14] = 0.3 * np.array((0.88, 0.76, 0.71, 0.71, 0.76, 0.88))
+    assert joins._dips(mixed, found, (0, 24))
+    flat[15:] = 0.4  # the shot after the next cut
+    assert not joins._dips(flat, found, (0, 15))
 
 
 def test_noise_shows_no_defect_but_its_own():

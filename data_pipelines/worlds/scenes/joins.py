@@ -1,0 +1,150 @@
+"""Reads how the shots of `scenes` are joined off the pixels of a clip: cuts, dissolves and fades.
+
+Frames 1, 2, 4, 8 and 16 apart are matched block by block (`matching`).  A step between neighbours over which nothing is
+found again is a cut; frames farther apart without a link are in a dissolve if the contrast dips there as that of a
+mixture does, `sqrt(a^2 + b^2)` of what either shot has at shares a + b = 1.  Blank frames (`light`) make a fade.
+
+Shape legend: T frames, H height, W width.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.worlds.scenes import matching
+from data_pipelines.worlds.scenes.light import WHOLE, Light
+from data_pipelines.worlds.scenes.matching import Match
+
+FOUND_AGAIN = 0.7  # correlation of a block that is found again
+LINKED = {1: 0.4, 2: 0.2, 4: 0.2, 8: 0.16, 16: 0.1}  # share of the blocks of a shot that are, so many frames later
+BESIDE_A_CUT = (0.4, 1.2)  # share on either side of a cut, and more for each share over it; a dissolve has less
+NEAR = 4  # frames between two breaks of one dissolve, at most
+LEAST_BLOCKS = 10
+DIP = 0.88  # of the detail before and after: a mixture of two shots has less
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A transition that was read: kind as in `labels.TRANSITIONS`, frames `start <= k < stop` (a cut: none)."""
+
+    kind: str
+    start: int
+    stop: int
+
+
+def shots(luma: np.ndarray, picture: np.ndarray, light: Light) -> tuple[Found, ...]:
+    """Reads cuts, dissolves and fades."""
+    fades = [Found("fade", *_widened(light, *span)) for span in light.blank]
+    kept = ~light.flash
+    for fade in fades:
+        kept[fade.start : fade.stop] = False
+    frames = np.flatnonzero(kept)
+    if len(frames) < 2:
+        return tuple(fades)
+    detail, usable = matching.detail(luma[frames]), matching.reduced(picture[frames]) > 0.9
+    taken = np.zeros(len(luma) + 1, bool)
+    for fade in fades:
+        taken[max(0, fade.start - 1) : fade.stop + 1] = True
+    found = _joined([*fades, *_breaks(links(detail, usable), frames, taken)])
+    level = [np.mean(luma[k][picture[k]]) if picture[k].any() else 0.0 for k in frames]
+    contrast = [np.std(d[u]) / max(mean, 1.0) if u.any() else 0.0 for d, u, mean in zip(detail, usable, level)]
+    contrast = np.interp(np.arange(len(luma)), frames, contrast)
+    edges = [(0, 0), *((f.start, f.stop) for f in found), (len(luma), len(luma))]
+    between = [(before[1], after[0]) for before, after in zip(edges, edges[2:])]
+    return tuple(f for f, span in zip(found, between) if f.kind != "dissolve" or _dips(contrast, f, span))
+
+
+def _breaks(again: dict[int, np.ndarray], frames: np.ndarray, taken: np.ndarray) -> list[Found]:
+    """Where links break: between neighbours that have good ones beside them it is a cut, else a dissolve.
+
+    Args:
+      again: see `links`, between the frames of those numbers.
+      frames: rising.
+      taken: bool [T + 1], steps into frames that need no other explanation; those explained here are added.
+    """
+    found = []
+    over = np.concatenate([[0.0], again[2], [0.0]])  # links over a step into the frame after and from the one before
+    shares = again | {1: np.maximum(again[1], np.maximum(over[:-1], over[1:]))}
+    for lag, least in LINKED.items():
+        for k in np.argsort(shares[lag], kind="stable"):
+            if shares[lag][k] >= least:
+                break
+            first, last = int(frames[k]), int(frames[k + lag])
+            if taken[first + 1 : last + 1].any():
+                continue
+            taken[first + 1 : last + 1] = True
+            beside = [again[lag][j] for j in (k - 1, k + 1) if 0 <= j < len(again[lag])]
+            sharp = lag == 1 and min(beside, default=1.0) > BESIDE_A_CUT[0] + BESIDE_A_CUT[1] * shares[lag][k]
+            found.append(Found("cut", last, last) if sharp else Found("dissolve", first + 1, last))
+    return found
+
+
+def _joined(found: list[Found]) -> list[Found]:
+    """In order, with the parts of one dissolve as one."""
+    joined: list[Found] = []
+    for f in sorted(found, key=lambda f: f.start):
+        if joined and f.kind == joined[-1].kind == "dissolve" and f.start - joined[-1].stop <= NEAR:
+            joined[-1] = Found("dissolve", joined[-1].start, max(f.stop, joined[-1].stop))
+        else:
+            joined.append(f)
+    return joined
+
+
+def _dips(contrast: np.ndarray, found: Found, between: tuple[int, int]) -> bool:
+    """Whether the contrast [T] is less in the course of a dissolve than around it, as that of a mixture must be.
+
+    What a fast camera loses out of sight breaks links as well.  `between` are the frames that belong to the two shots.
+    """
+    before = contrast[max(between[0], found.start - 4) : found.start]
+    after = contrast[found.stop : min(between[1], found.stop + 4)]
+    whole = [np.median(side) for side in (before, after) if len(side)]
+    inside = slice(max(between[0], found.start - 1), min(between[1], found.stop + 1))
+    return not whole or bool(contrast[inside].min() < DIP * np.mean(whole))
+
+
+def _widened(light: Light, start: int, stop: int) -> tuple[int, int]:
+    """The whole of a fade of which the frames `start <= k < stop` are nearly blank."""
+    whole = light.brightest * light.range
+    while start > 0 and whole[start - 1] < WHOLE * whole[max(0, start - 3) : start].max():
+        start -= 1
+    while stop < len(whole) and whole[stop] < WHOLE * whole[stop : stop + 3].max():
+        stop += 1
+    return start, stop
+
+
+def links(luma: np.ndarray, usable: np.ndarray) -> dict[int, np.ndarray]:
+    """Lag -> share of the blocks of each frame that are found again so many frames later; 1 if that cannot be told.
+
+    Args:
+      luma, usable: [T, H, W], see `matching.match`.
+    """
+    shares, maps = {lag: np.ones(max(0, len(luma) - lag)) for lag in LINKED}, []
+    for lag, share in shares.items():
+        now = []
+        for k in range(len(share)):
+            pair = luma[k], luma[k + lag], usable[[k, k + lag]]
+            start = np.eye(3) if lag == 1 else maps[k + lag // 2] @ maps[k]
+            found, start = _link(*pair, start)
+            if lag == 1 and _share(found) < LINKED[1]:  # perhaps it moved farther than is sought
+                far, there = _link(*pair, matching.shift(*pair[:2]))
+                found, start = (far, there) if _share(far) > _share(found) else (found, start)
+            now.append(start)
+            share[k] = _share(found)
+        maps = now
+    return shares
+
+
+def _link(first: np.ndarray, second: np.ndarray, usable: np.ndarray, start: np.ndarray) -> tuple[Match, np.ndarray]:
+    """The blocks of one frame in another, and the map [3, 3] between them, better than `start` if that can be had."""
+    matched = matching.match(first, second, usable, start[:2])
+    fitted, follow = matching.camera(matched)
+    if follow <= 0.3:
+        return matched, start
+    start = np.vstack([fitted, (0, 0, 1)])
+    return matching.match(first, second, usable, start[:2]), start
+
+
+def _share(matched: Match) -> float:
+    if len(matched.correlation) < LEAST_BLOCKS:
+        return 1.0
+    return float((matched.correlation > FOUND_AGAIN).mean())
