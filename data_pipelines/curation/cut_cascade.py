@@ -13,7 +13,6 @@ import numpy as np
 
 from vdm_jax.errors import RunError
 
-
 STEP = 2  # every second pixel of every second row gives the same mean change
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from data_pipelines.curation.scores.opencv import import_opencv
 
 BOX = 12  # pixels of the boxes in which structure is compared, at 64 pixels of the shorter side
-STEP, FINE = 3, 2  # pixels from one box to the next, and from one place of a mix to the next: neighbours say the same
+STEP, FINE = 2, 2  # pixels from one box to the next, and from one place of a mix to the next: neighbours say the same
 BLACK = 24  # of bars, at most, of 255
 LIT = 0.2  # share of a line's pixels that are brighter, where it is no bar
 LEAST_VARIANCE = 6.0  # of a box with structure

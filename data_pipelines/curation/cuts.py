@@ -287,6 +287,8 @@ class _Judge:
         if outside[0].second < OUTSIDE or outside[1].first < OUTSIDE:
             return None  # the mix goes on: a slower pass sees all of it
         mixes = {s.number: layers.mix(s) for s in self._between(a.number, b.number + 1)}
+        if min(mixes[a.number].explained, mixes[b.number].explained) < bar:
+            return None  # what the one layer would show is out of the frame, or nothing
         first = max(n for n, mix in mixes.items() if n == a.number or (n < middle and mix.share <= EDGE))
         last = min(n for n, mix in mixes.items() if n == b.number or (n > middle and mix.share >= 1 - EDGE))
         inside = [mixes[first + (last - first) * k // 4] for k in (1, 2, 3)]
@@ -386,7 +388,7 @@ def _joined(fades: list[_Fade]) -> list[_Fade]:
     """One dissolve for those of which one begins where another ends: fast passes saw parts of it."""
     joined: list[_Fade] = []
     for fade in sorted(fades, key=lambda f: f.before):
-        if joined and fade.explained and joined[-1].explained and fade.before <= joined[-1].after:
+        if joined and fade.explained and joined[-1].explained and fade.cut.start <= joined[-1].cut.end:
             last = joined.pop()
             start, end = min(last.cut.start, fade.cut.start), max(last.cut.end, fade.cut.end)
             cut = Cut((start + end) / 2, FADE, max(last.cut.strength, fade.cut.strength), end - start)
