@@ -5,7 +5,7 @@ import pytest
 
 from vdm_jax.diffusion import RectifiedFlow
 from vdm_jax.diffusion.configuration import SOLVERS
-from vdm_jax.sampling import SampleConfig
+from vdm_jax.sampling import Known, SampleConfig
 from vdm_jax.sampling.generate import make_generator
 
 SHAPE = (2, 4, 4, 3)
@@ -102,3 +102,56 @@ def test_every_solver_ends_at_what_the_network_believes(solver):
 def test_a_wrong_field_is_named(fields, message):
     with pytest.raises(ValueError, match=message):
         SampleConfig(**fields)
+
+
+def known_of(frames, batch=3):
+    """The given frames of some clips."""
+    mask = np.zeros((batch, SHAPE[0]), bool)
+    mask[:, frames] = True
+    return Known(mask, np.random.default_rng(0).uniform(-1, 1, (batch, *SHAPE)).astype(np.float32))
+
+
+@pytest.mark.parametrize("way", ["clean", "shared"])
+def test_given_frames_come_back_bit_for_bit_and_are_told_as_in_training(way):
+    told = []
+
+    def showing(params):
+        def backbone(x, time, cond):
+            jax.debug.callback(lambda t, x: told.append((np.asarray(t), np.asarray(x))), time, x)
+            return 0.5 * x
+
+        return {"backbone": backbone}
+
+    known = known_of([1], batch=2)
+    config = SampleConfig(steps=3, guidance=1.0)
+    make = make_generator(PROCESS, showing, config, SHAPE, None, known_way=way)
+    clips = np.asarray(make({}, 2, KEY, known=known))
+    np.testing.assert_array_equal(clips[:, 1], known.value[:, 1])
+    assert len(told) == 3
+    for time, x in told:
+        np.testing.assert_array_equal(x[:, 1], known.value[:, 1])
+        assert (time[:, 1] == (0.0 if way == "clean" else time[:, 0])).all()
+        assert (time[:, 0] > 0.0).all()
+    other = Known(known.mask, np.where(known.mask[..., None, None, None], known.value, 7.0))
+    np.testing.assert_array_equal(make({}, 2, KEY, known=other), clips)  # what is not given has no influence
+
+
+def test_guidance_and_given_frames_go_together():
+    known = known_of([0])
+    make = make_generator(PROCESS, merge, SampleConfig(steps=3, guidance=3.0), SHAPE, NULL)
+    clips = np.asarray(make({"scale": 1.0}, TEXT, KEY, known=known))
+    np.testing.assert_array_equal(clips[:, 0], known.value[:, 0])
+    np.testing.assert_allclose(clips[0, 1], 1.0, atol=1e-4)
+
+
+def test_without_repaste_the_network_has_its_say():
+    known = known_of([0])
+    make = make_generator(PROCESS, merge, SampleConfig(steps=3, guidance=1.0, repaste=False), SHAPE, NULL)
+    clips = np.asarray(make({"scale": 1.0}, TEXT, KEY, known=known))
+    np.testing.assert_allclose(clips[0, 0], 0.6, atol=1e-5)
+
+
+def test_known_frames_must_fit():
+    make = make_generator(PROCESS, merge, SampleConfig(steps=3), SHAPE, NULL)
+    with pytest.raises(ValueError, match="known: value shape"):
+        make({"scale": 1.0}, TEXT, KEY, known=Known(np.ones((3, 2), bool), np.zeros((3, 2, 4, 5, 3))))

@@ -86,7 +86,8 @@ class Run:
         """`generate(params, text, key)`, see `sampling.make_generator`; params are those of `weights(state, ema)`."""
         shape = self.config.clip_shape
         process, merge = self.config.process, self.plan.networks.merge
-        return make_generator(process, merge, self.config.sample, shape, self.null, self.mesh)
+        way = getattr(self.objective, "known_way", "clean")
+        return make_generator(process, merge, self.config.sample, shape, self.null, self.mesh, way)
 
 
 def assemble(
