@@ -51,6 +51,11 @@ CONDITION_KEYS: dict[str, str] = {
     "start": "[B] int32, the number of the clip's first frame in the whole video; has no unconditional",
     "segments": "[B, T] int32, which of the clips that share the sequence a frame belongs to; has no unconditional",
 }
+# What noise sources read of a clip (`sampling.noise`); no network sees it.
+NOISE_KEYS: dict[str, str] = {
+    "flow": "[B, N, h, w, 2] forward, (dx, dy) in pixels of its own grid (see `geometry`); N fields between T frames",
+    "noise": "[B, T, H, W, C] of unit variance, made beforehand",
+}
 # Those that have an entry for each frame of the clip.
 PER_FRAME_KEYS = frozenset({"concat", "known", "hint", "camera", "tracks", "audio", "segments"})
 

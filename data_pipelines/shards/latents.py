@@ -4,7 +4,8 @@ A record is a tf.train.Example of raw arrays, which a stock `tfds.builder_from_d
 gives back as numpy arrays:
 
     latents           [T, H, W, C]   as the denoiser sees them: shifted and scaled
-    <condition>       [n, ...]       one array a key of `types.CONDITION_KEYS`, or `vector.<name>` for a number
+    <condition>       [n, ...]       one array a key of `types.CONDITION_KEYS`, or `vector.<name>` for a number; `flow`
+                                     and `noise` (`types.NOISE_KEYS`) likewise
     caption, fps, source, start, split, index, labels    as in `schema.ClipRecord`
 
 float16 and float32 are stored as they are, bfloat16 as raw 16-bit words (uint16).  Of a condition only the rows up to
@@ -29,7 +30,7 @@ import safetensors.numpy
 from data_pipelines.shards.example import Example
 from data_pipelines.shards.schema import frames_at, in_order
 from vdm_jax.errors import RunError, did_you_mean
-from vdm_jax.types import CONDITION_KEYS
+from vdm_jax.types import CONDITION_KEYS, NOISE_KEYS
 
 CODEC = "latents"
 NULL_FILE = "null.safetensors"
@@ -104,7 +105,8 @@ class LatentSpec:
       frames, height, width, channels: of the latents.
       dtype: of the latents as stored, one of `DTYPES`.
       pixels: frames, height and width of the clips that they were made of.
-      conditions: name -> what is stored of it; a key of `types.CONDITION_KEYS`, or `vector.<name>`.
+      conditions: name -> what is stored of it; a key of `types.CONDITION_KEYS` or `NOISE_KEYS`, or
+        `vector.<name>`.
       encoders: component -> its class, the digest of its weights, and how its output was scaled or read.
       null: SHA-256 of `null.safetensors`; "" where there is none.
       codec: always `latents`.
@@ -128,8 +130,8 @@ class LatentSpec:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: {did_you_mean(self.dtype, DTYPES)}")
         for name in self.conditions:
-            if name not in CONDITION_KEYS and not name.startswith(VECTOR):
-                raise ValueError(f"conditions: {did_you_mean(name, CONDITION_KEYS)}")
+            if name not in CONDITION_KEYS | NOISE_KEYS and not name.startswith(VECTOR):
+                raise ValueError(f"conditions: {did_you_mean(name, CONDITION_KEYS | NOISE_KEYS)}")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "LatentSpec":

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -17,12 +18,14 @@ from tests.interop.pipelines.oracle import imported, network, scheduler
 from tests.interop.pipelines.unets import latent_diffusion
 from vdm_jax.cli import encode, sample_published
 from vdm_jax.cli.main import main
+from vdm_jax.geometry import resize_flow
 from vdm_jax.interop.families.unet import UNET_3D
 from vdm_jax.interop.finetuning.encoding import ClipEncoder, Encoded
 from vdm_jax.interop.imported import import_folder
 from vdm_jax.interop.pipelines.opened import open_parts
 from vdm_jax.interop.pipelines.pipeline import generate
 from vdm_jax.media.video import decode
+from vdm_jax.perception.flow import LucasKanade
 
 diffusers = pytest.importorskip("diffusers", reason="makes the tiny pipeline that is imported")
 
@@ -97,6 +100,18 @@ def test_what_is_stored_is_what_training_loads(runs, clips, latents):
     np.testing.assert_allclose(stored.null["tokens"][0], encoder.null()["tokens"], atol=1e-3, rtol=1e-3)
     assert stored.encoders == encoder.described()
     assert np.ptp(batch["tokens"][:, 1:], axis=0).max() > 0.1, "prompts say nothing"
+
+
+def test_flow_is_stored_where_it_is_asked_for(runs, clips, tmp_path):
+    assert vdm(runs["alone"], clips, tmp_path / "set", "--batch", 5, "--flow") == 0
+    config = DataConfig(str(tmp_path / "set"), 3, 8, 8)
+    with make_loader(config, "train", [config.bucket(4)], 0, shuffle=False) as loader:
+        batch = next(loader)
+    assert batch["flow"].shape == (4, 2, 8, 8, 2)
+    video = np.stack([ClipSource(clips, "train")[i]["video"] for i in range(4)]).astype(np.float32) / 127.5 - 1
+    expected = resize_flow(jax.jit(LucasKanade())(video), 8, 8)  # of 16x16 pixels
+    np.testing.assert_allclose(batch["flow"], expected, atol=1e-2)
+    assert np.abs(batch["flow"]).max() > 0.1
 
 
 def test_the_manifest_says_where_it_comes_from(clips, latents):

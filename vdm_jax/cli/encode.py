@@ -3,11 +3,14 @@
 import argparse
 import collections
 import concurrent.futures
+import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from data_pipelines.loading.clips import check_bucket, shrink
@@ -21,13 +24,16 @@ from vdm_jax.cli.counter import Counter
 from vdm_jax.cli.options import set_figures
 from vdm_jax.cli.sample import parse_mesh
 from vdm_jax.errors import RunError, did_you_mean
+from vdm_jax.geometry import resize_flow
 from vdm_jax.interop.finetuning.encoding import ClipEncoder, Encoded, open_encoder
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
+from vdm_jax.perception.flow import LucasKanade
 from vdm_jax.sharding import make_mesh
 from vdm_jax.types import Bucket
 
 EXAMPLE = """
 vdm encode runs/wan data/clips --out data/latents
+vdm encode runs/cogvideox data/clips --out data/latents --flow
 vdm encode runs/wan data/clips --out data/latents --frames 81 --batch 8 --mesh data=8 --dtype bfloat16
 """
 LISTED = 5  # captions that were cut, named on the terminal
@@ -47,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="N", type=int, help="clips at once (1, or 1 for each part of the mesh)")
     parser.add_argument("--mesh", metavar="AXIS=N,...", help="devices along data, fsdp, context, tensor; default one")
     parser.add_argument("--dtype", default="float16", help=f"of what is stored: {', '.join(DTYPES)} (%(default)s)")
+    parser.add_argument("--flow", action="store_true", help="also store the clips' optical flow, for warped noise")
     parser.add_argument("--overwrite", action="store_true", help="replace a set that is there")
     add_json_argument(parser)
 
@@ -61,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     batch = parts if args.batch is None else args.batch
     encoder = open_encoder(args.run, pixels, batch, mesh)
-    plan = _plan(encoder, source, pixels, batch, args.dtype)
+    plan = _plan(encoder, source, pixels, batch, args)
     manifest = None if args.overwrite else finished(args.out, plan)
     if manifest is not None:
         print(f"already there: {args.out}")
@@ -88,15 +95,22 @@ def _pixels(source: Manifest, args: argparse.Namespace) -> tuple[int, int, int]:
     return tuple(sizes.values())
 
 
-def _plan(encoder: ClipEncoder, source: Manifest, pixels: tuple[int, int, int], batch: int, dtype: str) -> Plan:
-    entries = {}
+def _plan(
+    encoder: ClipEncoder, source: Manifest, pixels: tuple[int, int, int], batch: int, args: argparse.Namespace
+) -> Plan:
+    entries, dtype = {}, args.dtype
     for name, leaf in encoder.shapes().items():
         numbers = "float32" if not leaf.shape else dtype
         fill = "last" if name in encoder.needs.repeats else "zeros"
         entries[name] = Entry(leaf.shape, "bool" if leaf.dtype == bool else numbers, fill)
+    if args.flow:
+        if pixels[0] < 2:
+            raise ValueError("--flow: clips of one frame have none")
+        entries["flow"] = Entry((pixels[0] - 1, *encoder.latent_shape[1:3], 2), dtype)
     spec = LatentSpec(*encoder.latent_shape, dtype, pixels, entries, encoder.described())
     provenance = {"pipeline": "encode", "clips": source.digest(), "made_by": dict(source.provenance)}
     settings = {**dict(zip(("frames", "height", "width"), pixels)), "batch": batch, "dtype": dtype}
+    settings |= {"flow": repr(LucasKanade())} if args.flow else {}
     records = {split: source.records(split) for split in source.splits}
     return plan_for(spec, records, provenance, {**settings, "clips": dict(source.settings)})
 
@@ -155,6 +169,9 @@ class _Clips:
         pixels = np.stack([shrink(clip["video"][:frames], clip["video"].shape[1] // height) for clip in clips])
         made = self._encoder.encode(pixels, [clip["caption"] for clip in clips], [clip["fps"] for clip in clips])
         self._cut |= made.cut
+        if "flow" in self._plan.clip.conditions:
+            flow = _flow(pixels, (self._plan.clip.height, self._plan.clip.width))
+            made = dataclasses.replace(made, conditions={**made.conditions, "flow": np.asarray(flow)})
         for i, clip in enumerate(clips):
             yield self._record(clip, made, i)
 
@@ -178,6 +195,12 @@ class _Clips:
             index=0,
             labels=clip["labels"],
         )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _flow(pixels: np.ndarray, size: tuple[int, int]) -> jax.Array:
+    """Forward flow of uint8 clips on the grid of their latents, `[B, T - 1, h, w, 2]`."""
+    return resize_flow(LucasKanade()(pixels.astype(np.float32) / 127.5 - 1), *size)
 
 
 def _ahead(pool, source: ClipSource, groups: list[range]) -> Iterator[list[dict[str, Any]]]:

@@ -20,6 +20,7 @@ from data_pipelines.shards.latents import VECTOR, LatentSpec
 from vdm_jax.errors import did_you_mean
 from vdm_jax.interop.finetuning.origin import Origin, digest_of
 from vdm_jax.interop.imported import open_imported, records_of
+from vdm_jax.sampling.noise import NoiseSource, noise_from
 from vdm_jax.sharding import LogicalRules, activation_sharding, replicated
 from vdm_jax.training.run_config import RunConfig
 from vdm_jax.types import CONDITION_KEYS
@@ -38,6 +39,8 @@ def stored_for(config: RunConfig, data: DataConfig, origin: Origin | None) -> St
     stored = stored_in(list(dict.fromkeys([data.shards, *data.training_sets])))
     if stored is None:
         _check_pixels(config, data.shards)
+        if lacking := sorted(noise_of(config).reads - set(data.fields)):
+            raise ValueError(f"data.fields: objective.noise reads {lacking[0]!r} of each clip, and it is not in fields")
     else:
         _check_latents(config, stored.spec, data.shards)
         _check_null(config, stored, data.shards)
@@ -51,8 +54,14 @@ def read_conditions(config: RunConfig, stored: Stored | None) -> list[str] | Non
         return None
     read = set(config.networks.model.may_read) | {f"{VECTOR}{name}" for name in config.train.vector}
     read |= {"known"} | ({"tokens_mask"} if config.train.tokens_mask else set())
+    read |= noise_of(config).reads
     read -= {"tokens"} if config.networks.text else set()
     return [name for name in stored.conditions if name in read]
+
+
+def noise_of(config: RunConfig) -> NoiseSource:
+    """Where the noise of training comes from."""
+    return noise_from(getattr(config.objective, "noise", None), "config.objective.noise")
 
 
 def condition_of(config: RunConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,6 +138,9 @@ def _check_latents(config: RunConfig, spec: LatentSpec, shards: str) -> None:
     wanted = {name: shape for name, (shape, _) in config.networks.given(*config.clip_shape[:3]).items()}
     wanted |= {f"{VECTOR}{name}": () for name in config.train.vector if name not in _OF_EVERY_CLIP}
     wanted |= {"tokens_mask": (config.networks.tokens,)} if config.train.tokens_mask else {}
+    for name in sorted(noise_of(config).reads - spec.conditions.keys()):
+        made = "; `vdm encode --flow` stores it" if name == "flow" else ""
+        raise ValueError(f"data.shards: objective.noise reads {name!r} of each clip, and {shards} has none{made}")
     for name, shape in wanted.items():
         if name not in spec.conditions:
             raise ValueError(f"data.shards: conditions of {shards}: {did_you_mean(name, spec.conditions)}")

@@ -24,6 +24,7 @@ from vdm_jax.errors import did_you_mean
 from vdm_jax.models.networks import NetworksConfig, kind_of, networks_from
 from vdm_jax.objectives.configuration import objective_from, objective_to_dict
 from vdm_jax.sampling.generate import SampleConfig
+from vdm_jax.sampling.noise import noise_from
 from vdm_jax.sharding import MeshConfig
 from vdm_jax.training.callbacks import LogConfig
 from vdm_jax.training.checkpoint import CheckpointConfig
@@ -229,6 +230,11 @@ def _check(run: RunConfig) -> None:
         raise ValueError("config.train.tokens_mask: True, but no text features come with the data (train.tokens is 0)")
     if run.sample.ema is not None and run.sample.ema not in run.ema.decays:
         raise ValueError(f"config.sample.ema: {run.sample.ema!r} is not one of config.ema.decays {run.ema.decays}")
+    if run.log.sample_every is not None and (reads := noise_from(run.sample.noise, "config.sample.noise").reads):
+        raise ValueError(
+            f"config.sample.noise: reads {', '.join(sorted(reads))}, which samples made in training have none of; leave"
+            " it to `vdm sample --flow`, or set log.sample_every to None"
+        )
     if run.train.batch_size % run.train.accumulate:
         size, parts = run.train.batch_size, run.train.accumulate
         raise ValueError(f"config.train.accumulate: {parts} does not divide config.train.batch_size={size}")

@@ -25,7 +25,8 @@ class NoiseSource(Protocol):
 
     Attributes:
       variance: of each element of the noise, over draws; 1 is what every process assumes.
-      reads: keys of the batch (or of the condition) it needs.
+      reads: keys of the batch (or of the condition) it needs.  A source that reads something also has
+        `shapes(clip_shape) -> {key: shape}`, of one clip's, which is planned with.
     """
 
     variance: float

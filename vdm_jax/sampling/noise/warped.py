@@ -69,6 +69,10 @@ class Warped:
         """Fields of flow for a clip of so many frames."""
         return self.stride * (frames - 1)
 
+    def shapes(self, clip_shape: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
+        """The flow of a clip (T, H, W, C), on a grid as large as the clip's."""
+        return {self.key: (self.flow_frames(clip_shape[0]), *clip_shape[1:3], 2)}
+
     def __call__(self, rng: Array, like: Clip, given: Mapping[str, Any]) -> Array:
         """See `NoiseSource`.
 
@@ -107,6 +111,10 @@ class Precomputed:
     def reads(self) -> frozenset[str]:
         """The noise."""
         return frozenset({self.key})
+
+    def shapes(self, clip_shape: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
+        """The noise of a clip (T, H, W, C)."""
+        return {self.key: tuple(clip_shape)}
 
     def __call__(self, rng: Array, like: Clip, given: Mapping[str, Any]) -> Clip:
         """See `NoiseSource`.
