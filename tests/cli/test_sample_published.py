@@ -84,6 +84,22 @@ def test_wrong_input_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.mp4", "x.png"]
 
 
+def test_a_pipeline_starts_from_noise_that_follows_a_flow(run, tmp_path, capsys):
+    for name, fields in (("pixels", 2), ("latents", 1), ("wrong", 3)):
+        np.save(tmp_path / f"{name}.npy", np.full((fields, 8, 8, 2), 2.0, np.float32))
+    words = ("--prompt", PROMPT, "--negative", "blurred", "--seed", 3, *SIZE)
+    clips = {}
+    for name in ("pixels", "latents"):
+        out = tmp_path / f"{name}.mp4"
+        assert sample(run, out, *words, "--flow", tmp_path / f"{name}.npy", "--degradation", 0) == 0
+        clips[name] = np.asarray(decode(out))
+    assert clips["pixels"].shape == (3, 16, 16, 3)
+    assert not np.array_equal(clips["pixels"], clips["latents"])
+    line = refused(capsys, ["sample", run, "--out", tmp_path / "x.mp4", *words, "--flow", tmp_path / "wrong.npy"])
+    assert "--flow: " in line
+    assert "is not float" in line or "fields for" in line
+
+
 def started(run, workdir):
     """A run at step 0 that was started from an import."""
     model = {"tokens": 512, "steps": 1, "batch_size": 1}

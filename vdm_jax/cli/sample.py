@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vdm_jax import sharding
 from vdm_jax.adapters.lora import merged
-from vdm_jax.cli import sample_published
+from vdm_jax.cli import sample_flow, sample_published
 from vdm_jax.cli.clip_files import check_out, write_clips
 from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
@@ -33,6 +33,7 @@ vdm sample runs/demo --prompt "a red square moves left quickly" --seed 3 --out x
 vdm sample runs/demo --prompts prompts.txt --out samples/
 vdm sample runs/footage --count 4 --out samples/
 vdm sample runs/demo --prompts prompts.txt --out samples/ --mesh data=2,context=4
+vdm sample runs/warped --flow driving.mp4 --degradation 0.3 --out x.mp4
 vdm sample runs/wan --prompt "a cat on a skateboard" --negative "blurred" --frames 81 --out cat.mp4
 vdm sample runs/svd --image cat.png --out cat.mp4
 """
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="devices along data, fsdp, context, tensor; default one, of all processes data",
     )
     parser.add_argument("--fps", type=float, help=f"of the files ({FPS:g}, or as published)")
+    sample_flow.add_arguments(parser)
     sample_published.add_arguments(parser)
 
 
@@ -76,9 +78,11 @@ def run(args: argparse.Namespace) -> int:
     _check_prompts(args.run, prompts, conditional=bool(read_config(args.run).get("text")))
     wanted = [prompt for prompt in prompts or [""] for _ in range(args.count)]
     check_out(args.out, len(wanted))
+    follow = sample_flow.followed(args, read_config(args.run))
     with sharding.joined():
-        trained = open_run(args.run, args.step, args.weights, _choices(args), mesh)
-        clips = trained.sample(wanted, args.seed)
+        choices = _choices(args) | (follow.choices if follow else {})
+        trained = open_run(args.run, args.step, args.weights, choices, mesh)
+        clips = trained.sample(wanted, args.seed, read=follow.read(len(wanted)) if follow else None)
         if jax.process_index() == 0:
             for path in write_clips(args.out, zip(wanted, clips), FPS if args.fps is None else args.fps):
                 print(path)
@@ -101,14 +105,20 @@ class TrainedRun:
     tokenizer: Tokenizer | None
     step: int
 
-    def sample(self, prompts: Sequence[str], seed: int, batch: int = 64) -> np.ndarray:
-        """One clip a prompt (prompts of an unconditional model are only counted): uint8 `[N, T, H, W, 3]`."""
+    def sample(
+        self, prompts: Sequence[str], seed: int, batch: int = 64, read: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """One clip a prompt (prompts of an unconditional model are only counted): uint8 `[N, T, H, W, 3]`.
+
+        `read` is what the noise that clips start from reads, `{key: [N, ...]}`.
+        """
         generate, clips = self.run.generator(), []
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
             text = self.tokenizer.encode(part) if self.tokenizer else len(part)
             key = jax.random.fold_in(jax.random.key(seed), start)
-            clips.append(to_uint8(jax.device_get(generate(self.params, text, key))))
+            mine = {name: value[start : start + batch] for name, value in (read or {}).items()}
+            clips.append(to_uint8(jax.device_get(generate(self.params, text, key, mine))))
         return np.concatenate(clips)
 
 

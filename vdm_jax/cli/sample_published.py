@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from PIL import Image, UnidentifiedImageError
 
 from vdm_jax import sharding
+from vdm_jax.cli import sample_flow
 from vdm_jax.cli.clip_files import check_out, write_clips
 from vdm_jax.errors import RunError
 from vdm_jax.interop.pipelines.families import open_pipeline
@@ -67,7 +68,8 @@ def run(
         pipeline = open_pipeline(args.run, placed) if trained is None else trained(placed)
         wanted = _wanted(args, prompts, pipeline)
         check_out(args.out, len(wanted))
-        made = generate(pipeline, _request(args, wanted))
+        request = _request(args, wanted)
+        made = generate(pipeline, request, draws=sample_flow.draws(args, pipeline, request))
         if jax.process_index() == 0:
             _say_cut(made)
             for path in write_clips(args.out, _clips(made), made.request.fps):
