@@ -124,9 +124,11 @@ def test_frames_that_do_not_fit_each_other_are_refused(fields, message):
         driver(**fields)
 
 
-def test_a_prefix_that_training_never_had_is_warned_of():
+def test_what_training_never_had_is_warned_of():
     with pytest.warns(UserWarning, match="keep: 4 frames are no prefix of training, which had 1, then 2 more each"):
         driver(first=1)
+    with pytest.warns(UserWarning, match="chunk: 2 frames at once, training had 8"):
+        driver(trained_chunk=8)
 
 
 def test_begin_refuses_nothing_too_much_and_other_videos(cached):

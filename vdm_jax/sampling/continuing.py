@@ -62,6 +62,7 @@ class Continuing:
       keep: P, frames before them that are seen, at most; older ones are forgotten.
       trained: frames of the longest clips of training; P + l may not be more.
       first: frames that training's shortest prefixes had; None is not known.
+      trained_chunk: frames that training generated at once; None is not known, or any number.
       given_level: level that finished frames are noised to before they are seen, although the network is told 0.
       solver, hooks: of the sampler.
       guidance, null: scale, and what conditions are without guidance, as for `guided`; None for none.
@@ -78,6 +79,7 @@ class Continuing:
     keep: int
     trained: int | None = None
     first: int | None = None
+    trained_chunk: int | None = None
     given_level: float = 0.0
     solver: Solver = dataclasses.field(default_factory=DDIM)
     hooks: Hooks = dataclasses.field(default_factory=Hooks)
@@ -99,8 +101,10 @@ class Continuing:
             warnings.warn(
                 f"keep: {self.keep} frames are no prefix of training, which had {self.first}, then {self.chunk} more"
                 " each",
-                stacklevel=3,
+                stacklevel=4,
             )
+        if self.trained_chunk not in (None, self.chunk):
+            warnings.warn(f"chunk: {self.chunk} frames at once, training had {self.trained_chunk}", stacklevel=4)
 
     @property
     def rows(self) -> int:
