@@ -5,12 +5,13 @@
 """
 
 import argparse
+import collections
 import dataclasses
 import sys
 import time
 from pathlib import Path
 
-from data_pipelines.curation.cuts import Cut, CutSettings, find_cuts
+from data_pipelines.curation.cuts import FADE, HARD, Cut, CutSettings, find_cuts
 from data_pipelines.curation.probe import probe
 from data_pipelines.worlds.footage.corpus import FootageSettings, Label, read_labels, write_footage
 from vdm_jax.cli.counter import Counter
@@ -35,18 +36,29 @@ class Tally:
         """2 right / (2 right + false + missed)."""
         return 2 * self.right / max(1, 2 * self.right + self.false + self.missed)
 
-    def add(self, label: Label, found: list[Cut], rate: float) -> None:
-        """Counts one file: a hard cut within one picture at the rate of the analysis, a fade within its pictures."""
-        left, reach = list(found), 1 / min(label.fps, rate) + 0.02
-        for cut in label.cuts:
-            hits = [c for c in left if cut["start"] - reach <= c.time <= cut["end"] + reach]
-            if hits:
-                left.remove(hits[0])
-                self.right += 1
-                self.kinds += hits[0].kind == cut["kind"]
-            else:
-                self.missed += 1
-        self.false += len(left)
+    @property
+    def there(self) -> int:
+        """Cuts that are there."""
+        return self.right + self.missed
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
+
+def tallied(label: Label, found: list[Cut], rate: float) -> dict[str, Tally]:
+    """Counts one file, by kind of cut: those that are there by what they are, false ones by what they were taken for.
+
+    A hard cut counts within one picture at the rate of the analysis, a fade within its pictures.
+    """
+    tallies = {HARD: Tally(), FADE: Tally()}
+    left, reach = list(found), 1 / min(label.fps, rate) + 0.02
+    for cut in label.cuts:
+        hits = [c for c in left if cut["start"] - reach <= c.time <= cut["end"] + reach]
+        tallies[cut["kind"]] += Tally(right=1, kinds=int(hits[0].kind == cut["kind"])) if hits else Tally(missed=1)
+        left = [c for c in left if c not in hits[:1]]
+    for cut in left:
+        tallies[cut.kind] += Tally(false=1)
+    return tallies
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,7 +96,7 @@ def judge(folder: Path) -> list[Figure]:
     if not (folder / "labels.jsonl").is_file():
         raise ValueError(f"out: {folder} holds no labels.jsonl; write the corpus first")
     labels, settings = read_labels(folder), CutSettings()
-    everything, clean, reasons, seconds, spent = Tally(), Tally(), 0, 0.0, 0.0
+    tallies, reasons, seconds, spent = collections.defaultdict(Tally), 0, 0.0, 0.0
     count = Counter("corpus", "files")
     for done, label in enumerate(labels, 1):
         try:
@@ -97,17 +109,29 @@ def judge(folder: Path) -> list[Figure]:
             started = time.process_time()
             found = find_cuts(folder / label.name, settings)
             spent, seconds = spent + time.process_time() - started, seconds + label.duration
-            for tally in (everything, clean) if not label.defects else (everything,):
-                tally.add(label, found, settings.rate)
+            defects = {f"with_{defect['kind']}" for defect in label.defects} or {"without_defects"}
+            for kind, tally in tallied(label, found, settings.rate).items():
+                for part in ("", kind, *defects):
+                    tallies[part] += tally
         count(done, len(labels), label.name)
+    whole, speed = tallies.pop(""), seconds / max(spent, 1e-9)
     return [
         Figure("reasons_right", reasons / len(labels), n=len(labels), ok=reasons == len(labels)),
-        Figure("cuts_f1", everything.f1, n=everything.right + everything.missed, ok=everything.f1 >= LEAST_F1),
-        Figure("cuts_precision", everything.right / max(1, everything.right + everything.false)),
-        Figure("cuts_recall", everything.right / max(1, everything.right + everything.missed)),
-        Figure("cuts_f1_without_defects", clean.f1, n=clean.right + clean.missed, ok=clean.f1 >= LEAST_F1),
-        Figure("kinds_right", everything.kinds / max(1, everything.right), n=everything.right),
-        Figure("cuts_speed", seconds / max(spent, 1e-9), "x real time", ok=seconds / max(spent, 1e-9) >= LEAST_SPEED),
+        Figure("cuts_f1", whole.f1, n=whole.there, ok=whole.f1 >= LEAST_F1),
+        Figure("cuts_precision", whole.right / max(1, whole.right + whole.false)),
+        Figure("cuts_recall", whole.right / max(1, whole.there)),
+        *(
+            Figure(
+                f"cuts_f1_{part}",
+                tally.f1,
+                n=tally.there,
+                ok=tally.f1 >= LEAST_F1 if part == "without_defects" else None,
+            )
+            for part, tally in sorted(tallies.items())
+            if tally.there
+        ),
+        Figure("kinds_right", whole.kinds / max(1, whole.right), n=whole.right),
+        Figure("cuts_speed", speed, "x real time", ok=speed >= LEAST_SPEED),
     ]
 
 
