@@ -66,7 +66,7 @@ def test_an_unconditional_run_needs_no_prompt(silent_run, tmp_path, capsys):
         (["--prompt", PROMPT, "--step", "4"], "step: unknown '4'"),
         (["--prompt", PROMPT, "--weights", "ema:0.99"], "0.9"),
         (["--promt", PROMPT], "did you mean --prompt?"),
-        (["--prompt", PROMPT, "--frames", "4"], "--frames: only imported runs take it"),
+        (["--prompt", PROMPT, "--height", "4"], "--height: only imported runs take it"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(captioned_run, tmp_path, monkeypatch, capsys, more, message):

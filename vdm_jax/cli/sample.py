@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vdm_jax import sharding
 from vdm_jax.adapters.lora import merged
-from vdm_jax.cli import sample_flow, sample_published
+from vdm_jax.cli import sample_flow, sample_given, sample_published
 from vdm_jax.cli.clip_files import check_out, write_clips
 from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
@@ -21,7 +21,7 @@ from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.pipeline import Pipeline
 from vdm_jax.media.grid import to_uint8
 from vdm_jax.models.tokenizer import Tokenizer
-from vdm_jax.sampling import SampleConfig
+from vdm_jax.sampling import Known, SampleConfig
 from vdm_jax.sharding import MeshConfig
 from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.run import Run, assemble
@@ -32,7 +32,10 @@ EXAMPLE = """
 vdm sample runs/demo --prompt "a red square moves left quickly" --seed 3 --out x.mp4
 vdm sample runs/demo --prompts prompts.txt --out samples/
 vdm sample runs/footage --count 4 --out samples/
+vdm sample runs/long --prompt "a red square" --frames 64 --out long.mp4
 vdm sample runs/demo --prompts prompts.txt --out samples/ --mesh data=2,context=4
+vdm sample runs/any --video clip.mp4 --given 0,7 --out between.mp4
+vdm sample runs/any --image first.png --frames 40 --overlap 4 --out long.mp4
 vdm sample runs/warped --flow driving.mp4 --degradation 0.3 --out x.mp4
 vdm sample runs/wan --prompt "a cat on a skateboard" --negative "blurred" --frames 81 --out cat.mp4
 vdm sample runs/svd --image cat.png --out cat.mp4
@@ -59,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="devices along data, fsdp, context, tensor; default one, of all processes data",
     )
     parser.add_argument("--fps", type=float, help=f"of the files ({FPS:g}, or as published)")
+    sample_given.add_arguments(parser)
     sample_flow.add_arguments(parser)
     sample_published.add_arguments(parser)
 
@@ -73,16 +77,20 @@ def run(args: argparse.Namespace) -> int:
         return sample_published.run(args, prompts, mesh)
     if (origin := read_origin(args.run)) is not None and origin.pipeline is not None:
         return sample_published.run(args, prompts, mesh, _tuned(args, origin, mesh))
-    if others := sample_published.given(args):
+    if others := [name for name in sample_published.given(args) if not sample_given.taken(name)]:
         raise ValueError(f"{others[0]}: only imported runs take it; {args.run} was trained here")
     _check_prompts(args.run, prompts, conditional=bool(read_config(args.run).get("text")))
     wanted = [prompt for prompt in prompts or [""] for _ in range(args.count)]
     check_out(args.out, len(wanted))
+    sample_given.check(args, run_config_from(read_config(args.run)))
     follow = sample_flow.followed(args, read_config(args.run))
+    if follow is not None and args.overlap is not None:
+        raise ValueError("--flow: is that of one clip, and --overlap makes a video of several; leave one of them out")
     with sharding.joined():
-        choices = _choices(args) | (follow.choices if follow else {})
-        trained = open_run(args.run, args.step, args.weights, choices, mesh)
-        clips = trained.sample(wanted, args.seed, read=follow.read(len(wanted)) if follow else None)
+        trained = open_run(args.run, args.step, args.weights, _choices(args, follow), mesh)
+        known = sample_given.read(args, trained.clip_shape)
+        read = None if follow is None else follow.read(len(wanted))
+        clips = trained.sample(wanted, args.seed, known=known, long=_long(args), read=read)
         if jax.process_index() == 0:
             for path in write_clips(args.out, zip(wanted, clips), FPS if args.fps is None else args.fps):
                 print(path)
@@ -105,20 +113,49 @@ class TrainedRun:
     tokenizer: Tokenizer | None
     step: int
 
-    def sample(
-        self, prompts: Sequence[str], seed: int, batch: int = 64, read: Mapping[str, np.ndarray] | None = None
-    ) -> np.ndarray:
-        """One clip a prompt (prompts of an unconditional model are only counted): uint8 `[N, T, H, W, 3]`.
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of what is sampled."""
+        frames, *rest = self.run.config.clip_shape
+        return (self.run.config.sample.frames or frames, *rest)
 
-        `read` is what the noise that clips start from reads, `{key: [N, ...]}`.
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seed: int,
+        batch: int = 64,
+        known: Known | None = None,
+        long: tuple[int, int] | None = None,
+        read: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """One clip a prompt (prompts of an unconditional model are only counted).
+
+        Args:
+          prompts, seed: of the clips.
+          batch: how many are made at once.
+          known: what is given of each, `mask [1, T]` and `value [1, T, H, W, C]`.
+          long: (frames, overlap) of videos that are made chunk by chunk; None is one clip each.
+          read: what the noise that clips start from reads, `{key: [N, ...]}`.
+
+        Returns:
+          uint8 `[N, T, H, W, 3]`.
         """
         generate, clips = self.run.generator(), []
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
             text = self.tokenizer.encode(part) if self.tokenizer else len(part)
-            key = jax.random.fold_in(jax.random.key(seed), start)
+            key, given = jax.random.fold_in(jax.random.key(seed), start), sample_given.for_batch(known, len(part))
+
             mine = {name: value[start : start + batch] for name, value in (read or {}).items()}
-            clips.append(to_uint8(jax.device_get(generate(self.params, text, key, mine))))
+
+            def one(number: int, known: Known | None, text=text, key=key, mine=mine) -> np.ndarray:
+                own = key if number == 0 else jax.random.fold_in(key, number)
+                return jax.device_get(generate(self.params, text, own, mine, known))
+
+            if long is None:
+                clips.append(to_uint8(one(0, given)))
+            else:
+                clips.append(to_uint8(sample_given.long_clips(one, given, long[0], self.clip_shape[0], long[1])))
         return np.concatenate(clips)
 
 
@@ -197,9 +234,14 @@ def parse_mesh(text: str) -> MeshConfig:
     return MeshConfig(**{"data": 1, **sizes})
 
 
-def _choices(args: argparse.Namespace) -> dict:
-    given = {name: getattr(args, name) for name in ("steps", "guidance", "solver")}
-    return {name: value for name, value in given.items() if value is not None}
+def _long(args: argparse.Namespace) -> tuple[int, int] | None:
+    return None if args.overlap is None else (args.frames, args.overlap)
+
+
+def _choices(args: argparse.Namespace, follow: sample_flow.Followed | None) -> dict:
+    names = ("steps", "guidance", "solver", *(("frames",) if args.overlap is None else ()))
+    given = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None} | (follow.choices if follow else {})
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:

@@ -96,8 +96,10 @@ def _wanted(args: argparse.Namespace, prompts: list[str], pipeline: Pipeline) ->
 
 
 def _request(args: argparse.Namespace, prompts: tuple[str, ...]) -> Request:
-    pictures = {name: _picture(f"--{name.replace('_', '-')}", getattr(args, name)) for name in ("image", "last_image")}
-    clips = {name: _clip(f"--{name}", getattr(args, name), args.frames) for name in ("video", "control")}
+    pictures = {
+        name: read_picture(f"--{name.replace('_', '-')}", getattr(args, name)) for name in ("image", "last_image")
+    }
+    clips = {name: read_clip(f"--{name}", getattr(args, name), args.frames) for name in ("video", "control")}
     numbers = {name: getattr(args, name) for name in _NUMBERS}
     options = dict(map(_option, args.option))
     return Request(prompts, args.negative, **pictures, **clips, **numbers, seed=args.seed, options=options)
@@ -111,7 +113,7 @@ def _option(text: str) -> tuple[str, float]:
         raise ValueError(f"--option: {text!r} is not a name and a number, as in guidance_2=3.0") from None
 
 
-def _picture(option: str, path: Path | None) -> np.ndarray | None:
+def read_picture(option: str, path: Path | None) -> np.ndarray | None:
     """uint8 `[H, W, 3]`."""
     if path is None:
         return None
@@ -126,14 +128,14 @@ def _picture(option: str, path: Path | None) -> np.ndarray | None:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
 
-def _clip(option: str, path: Path | None, frames: int | None) -> np.ndarray | None:
+def read_clip(option: str, path: Path | None, frames: int | None) -> np.ndarray | None:
     """uint8 `[T, H, W, 3]`, of `frames` and no more where they are said; of a picture one."""
     if path is None:
         return None
     if not path.is_file():
         raise ValueError(f"{option}: no file {path}")
     if path.suffix.lower() in _PICTURES:
-        return _picture(option, path)[None]
+        return read_picture(option, path)[None]
     return decode(path, frames=frames)
 
 
