@@ -14,8 +14,9 @@ data      `vdm encode` with that import: latents, and CLIP features of the promp
           latents: 16 frames of 512x512, 16 of 256x256, 14 of 576x1024, each divided by 8
 hardware  8 devices with 80 GB in bfloat16
 expected  `vdm plan --config configs/finetune_unet.py --target h100:8`: 0.12 s a step at peak rates for AnimateDiff, and
-          59 GiB of 74.5 left; 0.04 s for ModelScope, and 65 GiB left; 0.44 s for SVD, and 22 GiB left, a plan of
-          45 s of CPU, nearly all of it tracing; not measured yet
+          59 GiB of 74.5 left; 0.04 s for ModelScope, and 65 GiB left; 0.44 s for SVD, and 22 GiB left.
+          `--target v5p:2x2x2 --no-compile`: 0.93 s for SVD, and 43 of 95.7 GiB left, in 30 s of CPU; its compiler did
+          not end in 10 minutes of CPU.  Not measured yet
 """
 
 import ml_collections

@@ -31,6 +31,12 @@ def test_a_gpu_plan_with_samples(workshop, capsys):
     assert "calculated, not compiled" in page
 
 
+def test_what_could_be_compiled_can_be_calculated(workshop, capsys, monkeypatch):
+    monkeypatch.setattr("vdm_jax.planning.plan.compile_step", None)
+    assert plan(workshop, "--target", "v5p:2x2x1", "--config.mesh.fsdp=2", "--no-compile") == 0
+    assert "memory, traffic and collectives are calculated, not compiled" in capsys.readouterr().out
+
+
 def test_a_search_names_the_best(workshop, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("vdm_jax.planning.search.REMAT_POLICIES", ("none", "full"))
     monkeypatch.setattr("vdm_jax.planning.search.MOST_CONTEXT", 1)
@@ -73,6 +79,8 @@ def test_too_large_for_the_chip_is_status_1(tmp_path, capsys):
         (["--target", "v5p:3x3x1"], "libtpu knows no v5p:3x3x1"),
         (["--target", "h100:8", "--dump-hlo", "x"], "--dump-hlo: h100 programs are calculated, not compiled"),
         (["--target", "cpu:8", "--dump-hlo", "x", "--search"], "--dump-hlo: a search has many programs"),
+        (["--target", "cpu:8", "--no-compile", "--search"], "--no-compile: --search is of what is compiled"),
+        (["--target", "cpu:8", "--no-compile", "--dump-hlo", "x"], "--no-compile: --dump-hlo is of what is compiled"),
         (["--target", "h100:8", "--samples", "0"], "--samples: 0 must be above 0"),
         (["--target", "h100:8", "--search", "-1"], "--search: -1 must be 0 or more"),
         (["--target", "h100:8", "--config.mesh.fsdp=3"], "mesh: data -1 x fsdp 3"),

@@ -118,7 +118,7 @@ def test_the_figures_are_complete(tpu_plan, cpu_plan):
 
 
 def test_what_does_not_fit_is_still_planned(monkeypatch):
-    def full(traced):
+    def full(traced, say):
         raise DoesNotFitError("v5p:2x2x1", 200 * GIB, 95.74 * GIB, ["program 190.00G", "36.00G bf16[40,8] op"])
 
     monkeypatch.setattr("vdm_jax.planning.plan.compile_step", full)

@@ -21,6 +21,7 @@ EXAMPLE = """
 vdm plan --config configs/dit_14b.py --target v5p:4x4x8
 vdm plan --config configs/dit_14b.py --target v6e:16x16 --slices 2 --config.train.batch_size=512 --samples 1e8
 vdm plan --config configs/dit_1b.py --target h200:64 --search
+vdm plan --config configs/finetune_unet.py:svd --target v5p:2x2x2 --no-compile
 vdm plan --config configs/dit_tiny.py --target cpu:8 --dump-hlo step.hlo --json plan.json
 vdm plan --profile-of runs/tiny --target cpu:1
 """
@@ -43,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--search", metavar="N", type=int, nargs="?", const=2,
         help="try meshes, remat policies, kernels and batches; compile the best N (%(const)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-compile", action="store_true", help="calculate memory, traffic and collectives: seconds, but an estimate"
+    )
     parser.add_argument("--profile-of", metavar="RUN", type=Path, help="hold the plan against what a run measured")
     parser.add_argument("--dump-hlo", metavar="FILE", type=Path, help="write the compiled program as text")
     parser.set_defaults(overrides=())
@@ -58,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
             "a search has many programs" if target.compiles else f"{target.kind} programs are calculated, not compiled"
         )
         raise ValueError(f"--dump-hlo: {why}; drop the option")
+    if args.no_compile and (args.search is not None or args.dump_hlo):
+        option = "--dump-hlo" if args.dump_hlo else "--search"
+        raise ValueError(f"--no-compile: {option} is of what is compiled (--search 0 compiles nothing); drop one")
     if args.search is not None and args.search < 0:
         raise ValueError(f"--search: {args.search} must be 0 or more candidates to compile")
     if args.samples is not None and not args.samples > 0:
@@ -69,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.search is not None:
         plan, found = _search(config, target, args.search)
     else:
-        plan, found = make_plan(config, target), []
+        plan, found = make_plan(config, target, not args.no_compile, _say), []
     print(report(plan, samples))
     found = [*figures(plan, samples), *found]
     if args.profile_of:
@@ -93,13 +100,17 @@ def _config(args: argparse.Namespace) -> RunConfig:
 
 
 def _search(config: RunConfig, target, compile_best: int) -> tuple[Plan, list[Figure]]:
-    calculated, compiled = search(config, target, compile_best, lambda line: print(line, file=sys.stderr))
+    calculated, compiled = search(config, target, compile_best, _say)
     print(ranking(f"{len(calculated)} candidates, calculated", calculated))
     if compiled:
         print(f"\n{ranking('the best of them, compiled', compiled)}")
     best = (compiled or calculated)[0]
     print(f"\nbest: {best.candidate.overrides}\n")
     return best.plan, [*ranking_figures("calculated", calculated), *ranking_figures("compiled", compiled)]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _write(args: argparse.Namespace, plan: Plan, found: list[Figure]) -> None:

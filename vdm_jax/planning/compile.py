@@ -6,7 +6,7 @@ from them, lowered, and compiled by the target's own compiler.
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -73,8 +73,12 @@ def trace_step(config: RunConfig, target: Target) -> Traced:
     return Traced(run, target, stages, count(stages.jaxpr), known, tuple(chosen))
 
 
-def compile_step(traced: Traced) -> Compiled:
+def compile_step(traced: Traced, say: Callable[[str], None] = lambda line: None) -> Compiled:
     """Compiles it with the target's compiler.
+
+    Args:
+      traced: the step.
+      say: takes a line when the compiler begins.
 
     Raises:
       DoesNotFitError: it needs more memory than a device has.
@@ -82,7 +86,9 @@ def compile_step(traced: Traced) -> Compiled:
     """
     begin = time.perf_counter()
     try:
-        compiled = traced.stages.lower().compile(compiler_options=traced.target.compiler_options)
+        lowered = traced.stages.lower()
+        say(f"compiling for {traced.target.name}; minutes where many layers are unlike (--no-compile calculates it)")
+        compiled = lowered.compile(compiler_options=traced.target.compiler_options)
     except jax.errors.JaxRuntimeError as error:
         too_large = does_not_fit(traced.target, error, traced.memory)
         if too_large is not None:

@@ -1,6 +1,7 @@
 """The plan of a run on a target: everything `vdm plan` says, as one value."""
 
 import dataclasses
+from collections.abc import Callable
 
 from jax.sharding import Mesh
 
@@ -67,18 +68,27 @@ class Plan:
         return cost(self.times.step, samples, self.config.train.batch_size, self.model.tokens, self.target.devices)
 
 
-def make_plan(config: RunConfig, target: Target) -> Plan:
+def make_plan(
+    config: RunConfig, target: Target, compiles: bool = True, say: Callable[[str], None] = lambda line: None
+) -> Plan:
     """Plans a run: compiled where the target's compiler is here, calculated elsewhere or where it does not fit.
+
+    Args:
+      config: of the run.
+      target: the machine.
+      compiles: False calculates in any case, which takes seconds where the compiler takes minutes.
+      say: takes a line when something begins that may take long.
 
     Raises:
       ValueError: the config does not fit the target (mesh, batch, heads, kernel); before any compile.
       RunError: there is no compiler, or it failed for another reason than memory.
     """
+    say("tracing the step")
     traced = trace_step(config, target)
-    if not target.compiles:
+    if not target.compiles or not compiles:
         return calculated_plan(traced)
     try:
-        return compiled_plan(traced, compile_step(traced))
+        return compiled_plan(traced, compile_step(traced, say))
     except DoesNotFitError as error:
         return dataclasses.replace(calculated_plan(traced), too_large=error)
 
