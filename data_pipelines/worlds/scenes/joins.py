@@ -51,7 +51,13 @@ def shots(luma: np.ndarray, picture: np.ndarray, light: Light) -> tuple[Found, .
     contrast = np.interp(np.arange(len(luma)), frames, contrast)
     edges = [(0, 0), *((f.start, f.stop) for f in found), (len(luma), len(luma))]
     between = [(before[1], after[0]) for before, after in zip(edges, edges[2:])]
-    return tuple(f for f, span in zip(found, between) if f.kind != "dissolve" or _dips(contrast, f, span))
+    told = []
+    for f, span in zip(found, between):
+        if f.kind != "dissolve" or _dips(contrast, f, span):
+            told.append(f)
+        elif f.start == f.stop:  # a single step, and no mixture
+            told.append(Found("cut", f.start, f.stop))
+    return tuple(told)
 
 
 def _breaks(again: dict[int, np.ndarray], frames: np.ndarray, taken: np.ndarray) -> list[Found]:
@@ -95,9 +101,9 @@ def _dips(contrast: np.ndarray, found: Found, between: tuple[int, int]) -> bool:
 
     What a fast camera loses out of sight breaks links as well.  `between` are the frames that belong to the two shots.
     """
-    before = contrast[max(between[0], found.start - 4) : found.start]
-    after = contrast[found.stop : min(between[1], found.stop + 4)]
-    whole = [np.median(side) for side in (before, after) if len(side)]
+    before = contrast[max(between[0], found.start - 8) : found.start]
+    after = contrast[found.stop : min(between[1], found.stop + 8)]
+    whole = [np.quantile(side, 0.8) for side in (before, after) if len(side)]
     inside = slice(max(between[0], found.start - 1), min(between[1], found.stop + 1))
     return not whole or bool(contrast[inside].min() < DIP * np.mean(whole))
 

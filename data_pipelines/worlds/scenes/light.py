@@ -20,6 +20,7 @@ SHARP, GRAIN = 0.2, 0.6  # detail of a pixel: relative to coarser, and that of t
 STILL, RANDOM = 1.6, 3.1  # what stands still differs by fewer levels, or by no more than noise of any strength
 UNLIKE = 0.25  # of a picture's variance: where more differs, the two have nothing in common
 LEAST_SEEN = 0.08  # of the frame: less does not tell whether it stands still
+FLAT = 4.0  # levels of deviation: a picture with less, as in a fade, tells neither
 REFOCUSED = 1.5  # ratio of the sharpness of neighbours: the picture is another, but what it shows may stand still
 PERSISTENT = 0.3  # of the frames
 
@@ -90,6 +91,8 @@ def stillness(luma: np.ndarray, picture: np.ndarray) -> np.ndarray:
         if cells.sum() < LEAST_SEEN * both.size:
             continue
         dim, lit = sorted((luma[k - 1], luma[k]), key=lambda frame: float(frame[both].std()))
+        if dim[both].std() < FLAT:
+            continue
         a, b = lit[both] - lit[both].mean(), dim[both] - dim[both].mean()
         gain = a @ b / max(float(a @ a), 1e-3)
         off = np.zeros_like(dim)
