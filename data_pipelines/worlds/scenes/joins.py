@@ -133,7 +133,8 @@ def links(luma: np.ndarray, usable: np.ndarray) -> dict[int, np.ndarray]:
             found, start = _link(*pair, start)
             if lag == 1 and _share(found) < LINKED[1]:  # perhaps it moved farther than is sought
                 far, there = _link(*pair, matching.shift(*pair[:2]))
-                found, start = (far, there) if _share(far) > _share(found) else (found, start)
+                if len(far.correlation) >= LEAST_BLOCKS and _share(far) > _share(found):
+                    found, start = far, there
             now.append(start)
             share[k] = _share(found)
         maps = now
