@@ -9,7 +9,8 @@ from vdm_jax.sampling.noise.warping import degrade, reduce_space, reduce_time, s
 
 SIZE, CHANNELS = 24, 4
 KEY = jax.random.key(0)
-STEP = jax.jit(step)
+STEP = jax.jit(step, static_argnums=3)
+MAKE = jax.jit(draw, static_argnums=0)
 STATE = start(KEY, SIZE, SIZE, CHANNELS)
 
 
@@ -110,7 +111,7 @@ def test_what_goes_into_one_pixel_is_weighed_by_its_density():
 
 @pytest.mark.parametrize(("kind", "density"), [("one", 1.0), ("shared", 1 / SIZE)])
 def test_what_comes_into_view_has_a_density_of_its_own(kind, density):
-    after = step(STATE, flow_of(1, 0), KEY, kind).density
+    after = STEP(STATE, flow_of(1, 0), KEY, kind).density
     np.testing.assert_allclose(after[:, 0] / after[:, 5], density, rtol=2e-3)
 
 
@@ -158,20 +159,19 @@ def test_the_source_follows_the_flow_of_its_clip():
     still = jnp.zeros((2, 2, 12, 12, 2))  # of a grid half as large
     flow = still.at[0].set(2.0)
     keys, like = jax.random.split(KEY), jnp.zeros((2, 3, SIZE, SIZE, 3))
-    make = jax.jit(draw, static_argnums=0)
-    strict, free = (make(Warped(scale=1, degradation=g), keys, like, {"flow": flow}) for g in (0.0, 1.0))
+    strict, free = (MAKE(Warped(scale=1, degradation=g), keys, like, {"flow": flow}) for g in (0.0, 1.0))
     np.testing.assert_allclose(strict[0, 1, 4:, 4:], strict[0, 0, :-4, :-4], rtol=1e-5)
     np.testing.assert_allclose(strict[1, 2], strict[1, 0], rtol=1e-5)
     warp_key, _ = jax.random.split(keys[0])
     warped = jax.jit(warp_noise, static_argnums=(2, 3))(warp_key, flow[0], (SIZE, SIZE), 3)
     np.testing.assert_allclose(strict[0], warped, atol=1e-6)
-    np.testing.assert_array_equal(free, make(Warped(scale=1, degradation=1.0), keys, like, {"flow": still}))
+    np.testing.assert_array_equal(free, MAKE(Warped(scale=1, degradation=1.0), keys, like, {"flow": still}))
     assert abs(float((free[1, 1] * free[1, 0]).mean())) < 0.1
 
 
 def test_a_clip_in_training_follows_as_much_as_its_own_draw_says():
     noise = jnp.repeat(jax.random.normal(KEY, (8, 1, 16, 16, 4)), 2, axis=1)
-    degraded = draw(Precomputed(), jax.random.split(KEY, 8), noise, {"noise": noise})
+    degraded = MAKE(Precomputed(), jax.random.split(KEY, 8), noise, {"noise": noise})
     follows = np.asarray((degraded[:, 1] * degraded[:, 0]).mean((1, 2, 3)))
     assert follows.min() < 0.4
     assert follows.max() > 0.9
@@ -180,7 +180,7 @@ def test_a_clip_in_training_follows_as_much_as_its_own_draw_says():
 
 def test_latents_follow_some_frames_of_the_flow():
     flow = jnp.ones((1, 8, 6, 6, 2))
-    noise = draw(Warped(scale=2, stride=4, degradation=0.0), KEY[None], jnp.zeros((1, 3, 6, 6, 2)), {"flow": flow})
+    noise = MAKE(Warped(scale=2, stride=4, degradation=0.0), KEY[None], jnp.zeros((1, 3, 6, 6, 2)), {"flow": flow})
     assert noise.shape == (1, 3, 6, 6, 2)
     np.testing.assert_allclose(noise[0, 1, 4:, 4:], noise[0, 0, :2, :2], rtol=1e-4)
 
@@ -188,8 +188,8 @@ def test_latents_follow_some_frames_of_the_flow():
 def test_noise_made_beforehand_is_degraded_the_same_way():
     noise = jax.random.normal(KEY, (2, 3, 4, 4, 1))
     given = {"noise": noise}
-    np.testing.assert_array_equal(draw(Precomputed(0.0), jax.random.split(KEY), noise, given), noise)
-    assert not np.isclose(draw(Precomputed(), jax.random.split(KEY), noise, given), noise).all()
+    np.testing.assert_array_equal(MAKE(Precomputed(0.0), jax.random.split(KEY), noise, given), noise)
+    assert not np.isclose(MAKE(Precomputed(), jax.random.split(KEY), noise, given), noise).all()
     with pytest.raises(ValueError, match=r"noise: noise is \(3, 4, 4, 1\), the clip \(3, 5, 4, 1\)"):
         draw(Precomputed(), jax.random.split(KEY), jnp.zeros((2, 3, 5, 4, 1)), given)
 
