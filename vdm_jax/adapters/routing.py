@@ -71,7 +71,7 @@ def route_text(network: nnx.Module) -> nnx.Module:
 
 def _groups(network: nnx.Module, path: Path) -> Array:
     """The number of the group of each layer in the stack at a path, `[layers]`."""
-    depth = at(network, path).q.kernel[...].shape[0]
+    depth = at(network, path).q.kernel.shape[0]
     if isinstance(network, UNet):
         return jnp.full(depth, GROUPS.index(_OF_UNET[path[0]]))
     return jnp.arange(depth) * len(GROUPS) // depth
