@@ -3,10 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdm_jax.config import build
 from vdm_jax.diffusion import RectifiedFlow
 from vdm_jax.diffusion.configuration import SOLVERS
+from vdm_jax.diffusion.windows import Windows
+from vdm_jax.models.dit import DiT, DiTConfig
 from vdm_jax.sampling import Known, SampleConfig
 from vdm_jax.sampling.generate import make_generator
+from vdm_jax.training.state import define
 
 SHAPE = (2, 4, 4, 3)
 PROCESS = RectifiedFlow(prediction="x0")
@@ -155,3 +159,67 @@ def test_known_frames_must_fit():
     make = make_generator(PROCESS, merge, SampleConfig(steps=3), SHAPE, NULL)
     with pytest.raises(ValueError, match="known: value shape"):
         make({"scale": 1.0}, TEXT, KEY, known=Known(np.ones((3, 2), bool), np.zeros((3, 2, 4, 5, 3))))
+
+
+def test_clips_start_from_noise_that_reads_something():
+    """A network that takes what it sees for the clip gives back the noise."""
+
+    def seen(params):
+        return {"backbone": lambda x, time, cond: x}
+
+    flow = jnp.zeros((2, 2, 4, 4, 2))
+    fields = {"steps": 1, "guidance": 1.0, "clip_x0": False}
+    config = SampleConfig(**fields, noise={"kind": "warped", "scale": 1, "degradation": 0.0})
+    make = make_generator(PROCESS, seen, config, (3, 4, 4, 3), None)
+    still = np.asarray(make({}, 2, KEY, {"flow": flow}))
+    np.testing.assert_allclose(still[:, 1:], still[:, :1].repeat(2, 1), rtol=1e-5)
+    moved = np.asarray(make({}, 2, KEY, {"flow": flow + jnp.asarray([1.0, 0.0])}))
+    np.testing.assert_allclose(moved[:, 0], still[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(moved[:, 1, :, 1:], moved[:, 0, :, :-1], rtol=1e-4)
+    with pytest.raises(ValueError, match="noise: Warped needs flow"):
+        make({}, 2, KEY)
+    with pytest.raises(ValueError, match="noise.kind: unknown 'warpt'; did you mean 'warped'"):
+        SampleConfig(noise={"kind": "warpt"})
+
+
+LONG = {"frames": 8, "windows": {"size": 4, "stride": 2}, "noise": {"kind": "rescheduled", "window": 4, "stride": 2}}
+
+
+def test_longer_clips_through_windows_from_rescheduled_noise():
+    config = DiTConfig(patch=(1, 4, 4), dim=8, depth=1, heads=1, attention="factorised", mlp_dim=8)
+    definitions = define(lambda rngs: {"backbone": DiT(config, rngs)})
+    drawn = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: drawn.normal(0, 0.3, leaf.shape).astype(np.float32), definitions.abstract)
+    clips = {}
+    for name, left_out in (("both", ()), ("windows", ("noise",)), ("noise", ("windows",))):
+        fields = {key: value for key, value in LONG.items() if key not in left_out}
+        chosen = build(SampleConfig, {"steps": 2, "guidance": 1.0, **fields}, "sample")
+        clips[name] = np.asarray(make_generator(PROCESS, definitions.merge, chosen, (4, 4, 4, 3), None)(params, 1, KEY))
+        assert clips[name].shape == (1, 8, 4, 4, 3)
+    assert np.abs(clips["both"] - clips["windows"]).max() > 1e-3
+    assert np.abs(clips["both"] - clips["noise"]).max() > 1e-5
+
+
+def test_long_clips_denoised_window_by_window_are_clips_of_the_prompt():
+    clips = np.asarray(generate(frames=6, co_denoise=Windows(2, 2)))
+    assert clips.shape == (3, 6, *SHAPE[1:])
+    np.testing.assert_allclose(clips[1], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"frames": -1}, "frames: -1 must be 1 or more, or 0"),
+        ({"windows": Windows(2, 1), "co_denoise": Windows(2, 1)}, "co_denoise: there are windows in the attention"),
+        ({"frames": 5, "co_denoise": Windows(2, 2)}, "frames: 5 leaves the last 1 in no window"),
+        ({"windows": Windows(2, 1)}, "windows: .* has no temporal attention"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        generate(**fields)
+
+
+def test_solvers_that_draw_noise_weaken_what_is_rescheduled():
+    with pytest.warns(UserWarning, match="lcm draws plain noise at every step"):
+        generate(solver="lcm", noise={"kind": "rescheduled", "window": 2, "stride": 1})
