@@ -60,7 +60,7 @@ def claim(experiments, *words):
 def test_a_claim_runs_its_seeds_and_keeps_what_they_measured(experiments, capfd):
     figures = experiments / "figures.json"
     assert claim(experiments, "quick", "--seeds", "2", "--json", str(figures)) == 0
-    assert "quick: reproduced, fast, 2 seeds" in capfd.readouterr().out
+    assert "quick: too few seeds, fast, 2 seeds" in capfd.readouterr().out
     results = json.loads((experiments / "quick" / "results.json").read_text())
     assert results["measured"]["seed"] == [0, 1]
     assert (experiments / "quick" / "squares.png").stat().st_size > 100
@@ -68,7 +68,7 @@ def test_a_claim_runs_its_seeds_and_keeps_what_they_measured(experiments, capfd)
     assert names == {"quick/seed": True, "quick/cpus": None}
     assert main(["methods", "--experiments", str(experiments)]) == 0
     table = capfd.readouterr().out
-    assert "1 reproduced, 1 not started" in table
+    assert "1 too few seeds, 1 not started" in table
     assert main(["methods", "quick", "--experiments", str(experiments)]) == 0
     assert "the seed: 0, 1 (at most 1 in every seed): ok" in capfd.readouterr().out
 
@@ -76,7 +76,7 @@ def test_a_claim_runs_its_seeds_and_keeps_what_they_measured(experiments, capfd)
 def test_a_claim_that_fails_says_so_and_all_of_them_make_a_page(experiments, capfd):
     (experiments / "quick" / "claim.py").write_text(CLAIM.replace("LIMIT", "0"))
     assert claim(experiments, "--all", "--seeds", "2") == 1
-    assert "quick: FAILED" in capfd.readouterr().out
+    assert "quick: failed" in capfd.readouterr().out
     page = (experiments / "RESULTS.md").read_text()
     assert "[Quick](quick/README.md): failed" in page
     assert "(quick/squares.png)" in page
@@ -84,13 +84,13 @@ def test_a_claim_that_fails_says_so_and_all_of_them_make_a_page(experiments, cap
 
 def test_a_seed_that_breaks_leaves_the_old_results(experiments, capfd):
     old = experiments / "quick" / "results.json"
-    old.write_text('{"reproduced": true}')
+    old.write_text('{"state": "failed"}')
     (experiments / "quick" / "claim.py").write_text(CLAIM.replace("seed == 7", "seed == 1").replace("LIMIT", "1"))
     assert claim(experiments, "quick", "--seeds", "2") == 1
     said = capfd.readouterr().err
     assert "seed: 7 is not liked here" in said
     assert "seed 1 failed" in said
-    assert old.read_text() == '{"reproduced": true}'
+    assert old.read_text() == '{"state": "failed"}'
 
 
 @pytest.mark.parametrize(("words", "message"), [

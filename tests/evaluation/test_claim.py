@@ -6,7 +6,7 @@ import pytest
 
 from vdm_jax.errors import RunError
 from vdm_jax.evaluation.claims import Base, Check, Claim, Lab
-from vdm_jax.evaluation.claims.claim import judge, reproduced
+from vdm_jax.evaluation.claims.claim import judge, state_of
 from vdm_jax.evaluation.claims.methods import find_experiments, load, named, read_methods
 from vdm_jax.evaluation.claims.results import Outcome, figures, write_results, write_summary
 
@@ -38,8 +38,9 @@ def test_a_claim_stands_on_the_checks_that_count():
     beside = Check("beside", "also", lambda m: m["ours"], least=100.0, counts=False)
     verdicts = judge(claim(RATIO, beside), SEEDS)
     assert [v.ok for v in verdicts] == [True, False]
-    assert reproduced(verdicts)
-    assert not reproduced(judge(claim(RATIO, Check("c", "c", lambda m: m["ours"], least=100.0)), SEEDS))
+    assert state_of(verdicts) == "too few seeds"
+    assert state_of(judge(claim(RATIO, beside), [*SEEDS, SEEDS[0]])) == "reproduced"
+    assert state_of(judge(claim(RATIO, Check("c", "c", lambda m: m["ours"], least=100.0)), SEEDS)) == "failed"
     with pytest.raises(ValueError, match="at least one of them must count"):
         claim(beside)
     with pytest.raises(ValueError, match="bar"):
@@ -123,7 +124,7 @@ def test_a_method_goes_through_its_states(experiments):
     with pytest.raises(ValueError, match=r"SLUG: unknown 'one-metod'.*one-method"):
         named(methods, "one-metod")
     claim = one.claim()
-    for seeds, state in (((0, 1), "reproduced"), ((0, 90), "failed")):
+    for seeds, state in (((0, 1, 2), "reproduced"), ((0, 1), "too few seeds"), ((0, 90), "failed")):
         measured = {seed: claim.measure(Lab(seed, "fast", experiments)) for seed in seeds}
         write_results(one, Outcome(claim, "fast", measured, dict.fromkeys(seeds, 1.0)))
         assert one.state == state

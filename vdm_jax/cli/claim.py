@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.evaluation.claims import BUDGETS, Claim, Lab
+from vdm_jax.evaluation.claims.claim import FAILED
 from vdm_jax.evaluation.claims.methods import Method, find_experiments, load, named, read_methods
 from vdm_jax.evaluation.claims.results import Outcome, figures, write_results, write_summary
 from vdm_jax.media.figures import Figure, add_json_argument, figures_table, write_figures
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs claims; returns the exit status, 1 if one is not reproduced."""
+    """Runs claims; returns the exit status, 1 if one fails."""
     if args.seeds < 1 or (args.jobs is not None and args.jobs < 1):
         raise ValueError(f"--seeds: {args.seeds} and --jobs: {args.jobs} must be 1 or more")
     if args.budget not in BUDGETS:
@@ -62,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
         outcome = run_claim(method, range(args.seeds), args.budget, cache, args.jobs)
         write_results(method, outcome)
         found += figures(method.slug, outcome)
-        failed |= not outcome.reproduced
+        failed |= outcome.state == FAILED
         print(f"{method.slug}: {outcome.claim.says}")
         print(figures_table(figures(method.slug, outcome)))
-        print(f"{method.slug}: {'reproduced' if outcome.reproduced else 'FAILED'}, {args.budget}, {args.seeds} seeds")
+        print(f"{method.slug}: {outcome.state}, {args.budget}, {args.seeds} seeds")
     if args.all:
         print(f"written: {write_summary(experiments, list(methods.values()))}")
     if args.json:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from vdm_jax.errors import did_you_mean
+from vdm_jax.evaluation.claims.claim import FAILED, REPRODUCED
 from vdm_jax.evaluation.claims.methods import STATES, find_experiments, named, read_methods
 from vdm_jax.media.figures import Figure, add_json_argument, write_figures
 
@@ -62,4 +63,4 @@ def _described(method) -> list[str]:
 
 
 def _ok(state: str) -> bool | None:
-    return {"reproduced": True, "failed": False}.get(state)
+    return {REPRODUCED: True, FAILED: False}.get(state)

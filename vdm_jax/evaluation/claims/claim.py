@@ -22,6 +22,8 @@ import numpy as np
 from vdm_jax.evaluation.claims.lab import Lab
 
 Measured = Mapping[str, float]
+STATES = REPRODUCED, FAILED, FEW_SEEDS = "reproduced", "failed", "too few seeds"
+SEEDS = 3  # that a claim needs at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,8 @@ def judge(claim: Claim, measured: Sequence[Measured]) -> list[Verdict]:
     return verdicts
 
 
-def reproduced(verdicts: Sequence[Verdict]) -> bool:
-    """Whether every check that counts holds."""
-    return all(verdict.ok for verdict in verdicts if verdict.check.counts)
+def state_of(verdicts: Sequence[Verdict]) -> str:
+    """One of `STATES`: `reproduced` if every check that counts holds, in enough seeds to tell it from luck."""
+    if not all(verdict.ok for verdict in verdicts if verdict.check.counts):
+        return FAILED
+    return REPRODUCED if min(len(verdict.values) for verdict in verdicts) >= SEEDS else FEW_SEEDS

@@ -19,10 +19,11 @@ from types import ModuleType
 from typing import Any
 
 from vdm_jax.errors import RunError, did_you_mean
+from vdm_jax.evaluation.claims import claim
 from vdm_jax.evaluation.claims.claim import Claim
 
 INDEX, CLAIM, CONFIG, RESULTS = "methods.toml", "claim.py", "config.py", "results.json"
-STATES = ("reproduced", "failed", "not run", "not started")
+STATES = (*claim.STATES, "not run", "not started")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Method:
         if not self.started:
             return "not started"
         results = self.results
-        return "not run" if results is None else "reproduced" if results["reproduced"] else "failed"
+        return "not run" if results is None else results["state"]
 
     def claim(self) -> Claim:
         """Its claim.

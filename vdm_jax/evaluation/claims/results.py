@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vdm_jax.evaluation.claims.claim import Claim, Measured, Verdict, judge, reproduced
+from vdm_jax.evaluation.claims.claim import Claim, Measured, Verdict, judge, state_of
 from vdm_jax.evaluation.claims.methods import RESULTS, Method
 from vdm_jax.media.figures import Figure
 
@@ -33,8 +33,9 @@ class Outcome:
         return judge(self.claim, list(self.measured.values()))
 
     @property
-    def reproduced(self) -> bool:
-        return reproduced(self.verdicts)
+    def state(self) -> str:
+        """One of `claim.STATES`."""
+        return state_of(self.verdicts)
 
 
 def figures(slug: str, outcome: Outcome) -> list[Figure]:
@@ -58,7 +59,7 @@ def write_results(method: Method, outcome: Outcome) -> None:
     content = {
         "method": method.slug,
         "says": outcome.claim.says,
-        "reproduced": outcome.reproduced,
+        "state": outcome.state,
         "budget": outcome.budget,
         "seeds": list(outcome.measured),
         "checks": [_row(verdict) for verdict in outcome.verdicts],
