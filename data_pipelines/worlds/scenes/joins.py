@@ -1,8 +1,9 @@
 """Reads how the shots of `scenes` are joined off the pixels of a clip: cuts, dissolves and fades.
 
 Frames 1, 2, 4, 8 and 16 apart are matched block by block (`matching`).  A step between neighbours over which nothing is
-found again is a cut; frames farther apart without a link are in a dissolve if the contrast dips there as that of a
-mixture does, `sqrt(a^2 + b^2)` of what either shot has at shares a + b = 1.  Blank frames (`light`) make a fade.
+found again is a cut, unless one of the two is over-exposed; frames farther apart without a link are in a dissolve if
+the contrast dips there as that of a mixture does, `sqrt(a^2 + b^2)` of what either shot has at shares a + b = 1.  Blank
+frames (`light`) make a fade.
 
 Shape legend: T frames, H height, W width.
 """
@@ -11,15 +12,18 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.worlds.drawing.pictures import luminance
 from data_pipelines.worlds.scenes import matching
-from data_pipelines.worlds.scenes.light import WHOLE, Light
+from data_pipelines.worlds.scenes.light import CLIPPED, WHOLE, Light
 from data_pipelines.worlds.scenes.matching import Match
 
 FOUND_AGAIN = 0.7  # correlation of a block that is found again
+DOUBTFUL = 0.5  # of few blocks so many may be found by chance: a cut, if all is found on either side
 LINKED = {1: 0.4, 2: 0.2, 4: 0.2, 8: 0.16, 16: 0.1}  # share of the blocks of a shot that are, so many frames later
 BESIDE_A_CUT = (0.4, 1.2)  # share on either side of a cut, and more for each share over it; a dissolve has less
-NEAR = 4  # frames between two breaks of one dissolve, at most
+NEAR = {"dissolve": 4, "fade": 0}  # frames between two parts of one, at most
 LEAST_BLOCKS = 10
+CLIPPED_AT, MOST_EXPOSED = 250, 4.0  # level, and factor on the brightness
 DIP = 0.88  # of the detail before and after: a mixture of two shots has less
 
 
@@ -32,9 +36,16 @@ class Found:
     stop: int
 
 
-def shots(luma: np.ndarray, picture: np.ndarray, light: Light) -> tuple[Found, ...]:
-    """Reads cuts, dissolves and fades."""
-    fades = [Found("fade", *_widened(light, *span)) for span in light.blank]
+def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light) -> tuple[Found, ...]:
+    """Reads cuts, dissolves and fades.
+
+    Args:
+      video: uint8 [T, H, W, 3].
+      luma: float32 [T, H, W], its luminance.
+      picture: bool [T, H, W], what is neither bars nor writing.
+      light: of the clip.
+    """
+    fades = _joined([Found("fade", *_widened(light, *span)) for span in light.blank])
     kept = ~light.flash
     for fade in fades:
         kept[fade.start : fade.stop] = False
@@ -53,6 +64,8 @@ def shots(luma: np.ndarray, picture: np.ndarray, light: Light) -> tuple[Found, .
     between = [(before[1], after[0]) for before, after in zip(edges, edges[2:])]
     told = []
     for f, span in zip(found, between):
+        if f.kind == "cut" and _exposed_anew(video, picture, f.start):
+            continue
         if f.kind != "dissolve" or _dips(contrast, f, span):
             told.append(f)
         elif f.start == f.stop:  # a single step, and no mixture
@@ -73,24 +86,26 @@ def _breaks(again: dict[int, np.ndarray], frames: np.ndarray, taken: np.ndarray)
     shares = again | {1: np.maximum(again[1], np.maximum(over[:-1], over[1:]))}
     for lag, least in LINKED.items():
         for k in np.argsort(shares[lag], kind="stable"):
-            if shares[lag][k] >= least:
+            if shares[lag][k] >= (DOUBTFUL if lag == 1 else least):
                 break
             first, last = int(frames[k]), int(frames[k + lag])
             if taken[first + 1 : last + 1].any():
                 continue
-            taken[first + 1 : last + 1] = True
             beside = [again[lag][j] for j in (k - 1, k + 1) if 0 <= j < len(again[lag])]
             sharp = lag == 1 and min(beside, default=1.0) > BESIDE_A_CUT[0] + BESIDE_A_CUT[1] * shares[lag][k]
+            if shares[lag][k] >= least and not sharp:
+                continue
+            taken[first + 1 : last + 1] = True
             found.append(Found("cut", last, last) if sharp else Found("dissolve", first + 1, last))
     return found
 
 
 def _joined(found: list[Found]) -> list[Found]:
-    """In order, with the parts of one dissolve as one."""
+    """In order, with the parts of one dissolve, and of one fade, as one."""
     joined: list[Found] = []
     for f in sorted(found, key=lambda f: f.start):
-        if joined and f.kind == joined[-1].kind == "dissolve" and f.start - joined[-1].stop <= NEAR:
-            joined[-1] = Found("dissolve", joined[-1].start, max(f.stop, joined[-1].stop))
+        if joined and f.kind == joined[-1].kind and f.start - joined[-1].stop <= NEAR.get(f.kind, -1):
+            joined[-1] = Found(f.kind, joined[-1].start, max(f.stop, joined[-1].stop))
         else:
             joined.append(f)
     return joined
@@ -106,6 +121,27 @@ def _dips(contrast: np.ndarray, found: Found, between: tuple[int, int]) -> bool:
     whole = [np.quantile(side, 0.8) for side in (before, after) if len(side)]
     inside = slice(max(between[0], found.start - 1), min(between[1], found.stop + 1))
     return not whole or bool(contrast[inside].min() < DIP * np.mean(whole))
+
+
+def _exposed_anew(video: np.ndarray, picture: np.ndarray, frame: int) -> bool:
+    """Whether a frame and the one before show the same shot, of which one is over-exposed.
+
+    What is clipped in one of them is found again only when the other is exposed as long.
+    """
+    pair, shown = video[frame - 1 : frame + 1].astype(np.float32), picture[frame - 1 : frame + 1]
+    both = shown.all(0)
+    clipped = [(values[both].max(-1) >= CLIPPED_AT).mean() if both.any() else 0.0 for values in pair]
+    if abs(clipped[1] - clipped[0]) < CLIPPED:
+        return False
+    bright, dim = int(np.argmax(clipped)), int(np.argmin(clipped))
+    low, high = 1.0, MOST_EXPOSED
+    for _ in range(12):  # the mean rises with the exposure
+        factor = 0.5 * (low + high)
+        less = np.minimum(factor * pair[dim][both], 255).mean() < pair[bright][both].mean()
+        low, high = (factor, high) if less else (low, factor)
+    pair[dim] = np.minimum(factor * pair[dim], 255)
+    first, second = matching.detail(luminance(pair))
+    return _share(_link(first, second, matching.reduced(shown) > 0.9, np.eye(3))[0]) >= LINKED[1]
 
 
 def _widened(light: Light, start: int, stop: int) -> tuple[int, int]:

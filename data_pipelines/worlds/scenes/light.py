@@ -7,6 +7,7 @@ Shape legend: T frames, H height, W width.  `picture` is bool [T, H, W], the pix
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -77,31 +78,50 @@ def _usual(values: np.ndarray) -> np.ndarray:
     return np.array([np.quantile(values[max(0, k - 12) : k + 13], 0.7) for k in range(len(values))])
 
 
-def stillness(luma: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Frames that show what the one before showed, whatever their brightness: bool [T].  The picture is not saturated.
+def stillness(
+    luma: np.ndarray, picture: np.ndarray, channels: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+) -> np.ndarray:
+    """Frames that show what the one before showed, whatever their brightness: bool [T].
+
+    Args:
+      luma: float32 [T, H, W].
+      picture: bool [T, H, W], what of it is no writing and not saturated.
+      channels: single ones, no noisier, and what of them is not saturated, in the same form.  They tell where too
+        little of the picture is unsaturated in all of them, as in what is over-exposed; all that tell must agree.
+    """
+    still = np.zeros(len(luma), bool)
+    for k in range(1, len(luma)):
+        told = _same(luma[k - 1 : k + 1], picture[k - 1 : k + 1])
+        if told is None:
+            verdicts = [_same(values[k - 1 : k + 1], seen[k - 1 : k + 1]) for values, seen in channels]
+            verdicts = [verdict for verdict in verdicts if verdict is not None]
+            told = bool(verdicts) and all(verdicts)
+        still[k] = told
+    return still
+
+
+def _same(pair: np.ndarray, picture: np.ndarray) -> bool | None:
+    """Whether two frames `[2, H, W]` show the same; None if that cannot be told from what is seen of both.
 
     The brighter of two frames is compared with the darker one, for a gain above 1 would enlarge the noise.  Means of
     3 x 3 pixels of what differs are small; or, where the sensor is noisy, as small as means of independent values are.
     Pictures that are noise themselves have nothing in common.
     """
-    still = np.zeros(len(luma), bool)
-    for k in range(1, len(luma)):
-        both = picture[k] & picture[k - 1]
-        cells = ndimage.minimum_filter(both, 3)
-        if cells.sum() < LEAST_SEEN * both.size:
-            continue
-        dim, lit = sorted((luma[k - 1], luma[k]), key=lambda frame: float(frame[both].std()))
-        if dim[both].std() < FLAT:
-            continue
-        a, b = lit[both] - lit[both].mean(), dim[both] - dim[both].mean()
-        gain = a @ b / max(float(a @ a), 1e-3)
-        off = np.zeros_like(dim)
-        off[both] = b - gain * a
-        most = np.quantile(np.abs(ndimage.uniform_filter(off, 3)[cells]), 0.99)
-        noise = np.median(np.abs(off[both])) / 0.6745 / 3  # deviation of such a mean, if nothing but noise differs
-        alike = np.var(off[both]) < UNLIKE * np.var(b)
-        still[k] = most < STILL or (alike and most < RANDOM * noise)
-    return still
+    both = picture.all(0)
+    cells = ndimage.minimum_filter(both, 3)
+    if cells.sum() < LEAST_SEEN * both.size:
+        return None
+    dim, lit = sorted(pair, key=lambda frame: float(frame[both].std()))
+    if dim[both].std() < FLAT:
+        return None
+    a, b = lit[both] - lit[both].mean(), dim[both] - dim[both].mean()
+    gain = a @ b / max(float(a @ a), 1e-3)
+    off = np.zeros_like(dim)
+    off[both] = b - gain * a
+    most = np.quantile(np.abs(ndimage.uniform_filter(off, 3)[cells]), 0.99)
+    noise = np.median(np.abs(off[both])) / 0.6745 / 3  # deviation of such a mean, if nothing but noise differs
+    alike = np.var(off[both]) < UNLIKE * np.var(b)
+    return bool(most < STILL or (alike and most < RANDOM * noise))
 
 
 def stands(still: np.ndarray, sharp: np.ndarray) -> bool:

@@ -22,12 +22,23 @@ from data_pipelines.worlds.drawing.pictures import luminance
 from data_pipelines.worlds.scenes import world as scenes
 from data_pipelines.worlds.scenes.joins import Found, shots
 from data_pipelines.worlds.scenes.labels import SceneLabels, ScenesConfig
-from data_pipelines.worlds.scenes.light import PERSISTENT, SHARP, exposure, freezes, sharpness, stands, stillness
+from data_pipelines.worlds.scenes.light import (
+    LEAST_SEEN,
+    PERSISTENT,
+    SHARP,
+    exposure,
+    freezes,
+    sharpness,
+    stands,
+    stillness,
+)
 from data_pipelines.worlds.world import right, wrong
 from vdm_jax.media.figures import Figure
 
 BLACK, WHITE = 14.0, 236.0
 LEAST_TEXT = 0.0015  # of the frame
+MARGIN = 13  # pixels: letters are within half of this of what is surely writing
+NOISIER = 1.5  # deviation of a channel's noise, of that of the luminance
 SATURATED = 248  # levels: differences above them are lost
 READ = (
     *("still", "slide", "freeze", "writing", "blur", "dark", "bright"),
@@ -67,9 +78,11 @@ def read(video: np.ndarray) -> Reading:
     inner[top:bottom, left:right] = True
     luma = luminance(video)
     picture = inner & ~ndimage.maximum_filter(written, (1, 5, 5))
-    light = exposure(video, luma, picture)
-    lit = picture & (video.max(-1) < SATURATED)
-    still, sharp = stillness(luma, lit), sharpness(luma, lit)
+    light = exposure(video, luma, _clear(inner, written, picture))
+    unsaturated = picture[..., None] & (video < SATURATED)
+    lit = unsaturated.all(-1)
+    channels = [(video[..., c] / np.float32(NOISIER), unsaturated[..., c]) for c in range(3)]
+    still, sharp = stillness(luma, lit, channels), sharpness(luma, lit)
     defects = set(light.defects)
     if (top, left) != (0, 0):
         defects.add("letterbox" if top else "pillarbox")
@@ -86,7 +99,7 @@ def read(video: np.ndarray) -> Reading:
     if not page and "dark" not in defects and (sharp < SHARP).mean() > PERSISTENT:
         defects.add("blur")
     told = not defects & {"dark", "blur"}
-    transitions = shots(luma, picture, light) if told else None
+    transitions = shots(video, luma, picture, light) if told else None
     return Reading(content, transitions, still, frozenset(defects))
 
 
@@ -188,6 +201,16 @@ def writing(video: np.ndarray, content: tuple[int, int, int, int]) -> np.ndarray
     high &= ~edge
     near = ndimage.maximum_filter(low, (1, 5, 5)), ndimage.maximum_filter(high, (1, 5, 5))
     return (high & near[0]) | (low & near[1] & ~edge)
+
+
+def _clear(inner: np.ndarray, written: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """What of the picture is well beside writing, bool [T, H, W]: thin outlines and thick strokes are not all found.
+
+    A frame that writing fills keeps what of `picture` there is.
+    """
+    clear = inner & ~ndimage.maximum_filter(written, (1, MARGIN, MARGIN))
+    enough = clear.mean((1, 2)) > LEAST_SEEN
+    return np.where(enough[:, None, None], clear, picture)
 
 
 def is_page(video: np.ndarray) -> bool:

@@ -65,6 +65,45 @@ def test_a_held_picture_is_no_still_clip_and_focus_is_no_motion():
     assert not light.freezes(alone, np.full(24, 0.6))
 
 
+def test_what_is_over_exposed_is_told_by_its_channels():
+    rng = np.random.default_rng(5)
+    whole = picture(rng, 64, 65, 16).astype(np.float32)
+    shifted = np.stack([whole[:, :64], whole[:, :64], whole[:, 1:]])  # it stands, then moves by a pixel
+    video = np.clip(shifted * (2.4, 1.5, 2.4) + rng.standard_normal(shifted.shape), 0, 255)
+    seen = video < 248
+    little = seen.all(-1) & (np.arange(64) < 4)  # a narrow strip is too little
+    channels = [(video[..., c] / 1.5, seen[..., c]) for c in range(3)]
+    assert not light.stillness(luminance(video), little).any()
+    assert light.stillness(luminance(video), little, channels).tolist() == [False, True, False]
+
+
+def test_another_exposure_is_no_cut_and_another_shot_is():
+    rng = np.random.default_rng(8)
+    one, two = (picture(rng, 64, 64, 16).astype(np.float32) for _ in range(2))
+    everywhere = np.ones((2, 64, 64), bool)
+    for frames, expected in (((one, 2.4 * one), True), ((2.4 * one, one), True), ((one, 2.4 * two), False)):
+        video = np.minimum(np.stack(frames), 255).astype(np.uint8)
+        assert joins._exposed_anew(video, everywhere, 1) == expected
+    assert not joins._exposed_anew(np.stack([one, two]).astype(np.uint8), everywhere, 1)
+
+
+def test_the_halves_of_a_fade_are_one():
+    halves = [joins.Found("fade", 6, 19), joins.Found("fade", 6, 9)]
+    assert joins._joined([*halves, joins.Found("fade", 24, 28)]) == [
+        joins.Found("fade", 6, 19),
+        joins.Found("fade", 24, 28),
+    ]
+
+
+@pytest.mark.parametrize(("index", "seed"), [(151, 1), (209, 5)])
+def test_a_fade_to_white_is_seen_beside_writing(index, seed):
+    video, labels = scenes.render(ScenesConfig(duplicates=0.0), index, seed)
+    assert {t.kind for t in labels.transitions} == {"fade"}
+    reading = scenes_oracle.read(video)
+    assert "writing" in reading.defects
+    assert scenes_oracle.agree(reading, labels)["transitions"]
+
+
 def test_a_dissolve_has_less_contrast_than_its_shots():
     flat = np.full(24, 0.3)
     found = joins.Found("dissolve", 8, 14)
