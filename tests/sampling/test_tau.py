@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from vdm_jax.sampling.tau import check_tau, image_to_video, interpolation, prediction, staircase, uniform, with_given
+from vdm_jax.sampling.tau import (
+    check_tau,
+    from_level,
+    image_to_video,
+    interpolation,
+    prediction,
+    staircase,
+    uniform,
+    with_given,
+)
 
 LEVELS = np.linspace(1.0, 0.0, 5, dtype=np.float32)
 
@@ -94,3 +103,11 @@ def test_rising_levels_need_to_be_asked_for():
 def test_bad_requests_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_levels_begin_at_the_start():
+    np.testing.assert_array_equal(from_level(LEVELS, 0.6), np.float32([0.6, *[v for v in LEVELS if v < 0.6]]))
+    np.testing.assert_array_equal(from_level(LEVELS, LEVELS[0]), LEVELS)
+    for start in (0.0, 2.0 * LEVELS[0], float("nan")):
+        with pytest.raises(ValueError, match="start: .* must be above 0 and at most"):
+            from_level(LEVELS, start)

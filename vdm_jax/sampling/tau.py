@@ -5,6 +5,7 @@ a matrix is every sampling scheme there is:
 
   uniform           all frames together                                    ordinary generation
   with_given        the given frames at 0 throughout                       image-to-video, prediction, interpolation
+  from_level        all frames together, from a clip noised part of the way   video-to-video, start from a picture
   staircase         frame i starts i * lag steps later                     pyramids, rolling and causal generation
                     (rolling diffusion, arXiv 2402.09470; lag = K is frame by frame)
 
@@ -26,6 +27,20 @@ def uniform(levels: np.ndarray, frames: int) -> np.ndarray:
     if frames < 1:
         raise ValueError(f"frames: {frames!r} must be at least 1")
     return np.repeat(levels[:, None], frames, axis=1)
+
+
+def from_level(levels: np.ndarray, start: float) -> np.ndarray:
+    """The levels of a clip that is there already, noised to `start`: that one, and those of `levels` below it.
+
+    Editing a video starts so (SDEdit, arXiv 2108.01073), and so does a clip that is to resemble a picture.
+
+    Raises:
+      ValueError: a start that is not above 0, or above the first level.
+    """
+    levels, start = _as_levels(levels), np.float32(start)
+    if not 0.0 < start <= levels[0]:
+        raise ValueError(f"start: {start} must be above 0 and at most {levels[0]}, the first level")
+    return np.concatenate([[start], levels[levels < start]])
 
 
 def with_given(levels: np.ndarray, frames: int, given: Sequence[int]) -> np.ndarray:
