@@ -47,6 +47,8 @@ CONDITION_KEYS: dict[str, str] = {
     "camera": "[B, T, 3, 4] world-to-camera; unconditional: identity",
     "tracks": "[B, T, P, 2] pixel positions of P points; unconditional: zeros",
     "audio": "[B, T, F] features of each frame's sound; unconditional: zeros",
+    "image_only": "[B, T] bool, frames that are pictures by themselves: layers over time leave them as they are; has no"
+    " unconditional",
     "length": "[B] int32, frames that are there; those behind are padding that no frame before sees; no unconditional",
     "start": "[B] int32, the number of the clip's first frame in the whole video; has no unconditional",
     "segments": "[B, T] int32, which of the clips that share the sequence a frame belongs to; has no unconditional",
@@ -57,7 +59,7 @@ NOISE_KEYS: dict[str, str] = {
     "noise": "[B, T, H, W, C] of unit variance, made beforehand",
 }
 # Those that have an entry for each frame of the clip.
-PER_FRAME_KEYS = frozenset({"concat", "known", "hint", "camera", "tracks", "audio", "segments"})
+PER_FRAME_KEYS = frozenset({"concat", "known", "hint", "camera", "tracks", "audio", "segments", "image_only"})
 
 
 @dataclasses.dataclass(frozen=True)

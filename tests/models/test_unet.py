@@ -11,6 +11,8 @@ from flax import nnx
 from vdm_jax.models.unet import UNet, UNetConfig
 from vdm_jax.models.unet.control import ControlConfig, ControlledUNet, ControlNet
 from vdm_jax.models.unet.motion import MotionAdapter, MotionConfig, animated
+from vdm_jax.models.unet.temporal import MixedResBlock
+from vdm_jax.models.unet.transformer import Context
 
 TINY = UNetConfig(widths=(8, 16), layers=(1, 1), heads=(2, 2), depth=(1, 0), text_dim=6, groups=4)
 MOTION = dataclasses.replace(
@@ -144,3 +146,44 @@ def test_conditions_are_named_where_they_are_wrong():
         net(X, jnp.ones(1), TOKENS)
     with pytest.raises(ValueError, match="UNet needs vector entries motion"):
         net(X, jnp.ones(1), TOKENS | {"concat": X, "vector": {"fps": jnp.ones(1)}})
+
+
+PICTURES = dataclasses.replace(TINY, widths=(8,), layers=(0,), heads=(2,), depth=(1,), temporal="mixed")
+
+
+def test_frames_that_are_pictures_pass_as_through_the_spatial_network():
+    """Bit for bit, whatever the layers over time have learned; and none of them sees another frame."""
+    mixed, t, every = built(PICTURES), jnp.float32([[1.0, 500.0, 900.0]]), jnp.ones((1, 3), bool)
+    spatial = built(dataclasses.replace(PICTURES, temporal="none"))
+    learned = dict(nnx.to_flat_state(nnx.state(mixed)))
+    for path, variable in nnx.to_flat_state(nnx.state(spatial)):
+        variable[...] = learned[path][...]
+    run_it = jax.jit(lambda x, flags: mixed(x, t, TOKENS | {"image_only": flags}))
+    pictures = run_it(X, every)
+    np.testing.assert_array_equal(pictures, run(spatial, X, t, TOKENS))
+    np.testing.assert_array_equal(run_it(X.at[:, 2].add(1.0), every)[:, :2], pictures[:, :2])
+    np.testing.assert_array_equal(run_it(X, jnp.asarray([[True, False, False]]))[:, 0], pictures[:, 0])
+    assert np.abs(run_it(X, ~every) - pictures).max() > 1e-3
+
+
+def test_pictures_teach_nothing_over_time():
+    graph, params = nnx.split(built(PICTURES))
+    cond = TOKENS | {"image_only": jnp.ones((1, 3), bool)}
+    slopes = jax.jit(jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(X, jnp.ones(1), cond) ** 2)))(params)
+    for path, slope in nnx.to_flat_state(slopes):
+        over_time = {"res_time", "frames", "mix"} & set(path)
+        assert (np.abs(slope[...]).max() == 0) == bool(over_time), path
+
+
+def test_a_new_residual_block_over_time_changes_nothing():
+    block = MixedResBlock(PICTURES, PICTURES.mid()[0][1], rngs=nnx.Rngs(0))
+    x, time = jax.random.normal(jax.random.key(4), (1, 3, 4, 4, 8)), jnp.ones((1, 3, PICTURES.time_dim))
+    np.testing.assert_allclose(block(x, Context(time, TOKENS["tokens"], None)), x, atol=1e-6)
+
+
+def test_flags_of_another_shape_are_refused():
+    net = built(PICTURES)
+    with pytest.raises(ValueError, match=r"image_only has shape \(3,\), expected \[B, T\]=\(1, 3\)"):
+        net(X, jnp.ones(1), TOKENS | {"image_only": jnp.ones(3, bool)})
+    with pytest.raises(ValueError, match="UNet does not read 'image_only'"):
+        built(TINY)(X, jnp.ones(1), TOKENS | {"image_only": jnp.ones((1, 3), bool)})

@@ -223,3 +223,51 @@ def test_windows_that_do_not_fit_are_refused(fields, message):
 def test_solvers_that_draw_noise_weaken_what_is_rescheduled():
     with pytest.warns(UserWarning, match="lcm draws plain noise at every step"):
         generate(solver="lcm", noise={"kind": "rescheduled", "window": 2, "stride": 1})
+
+
+def test_guidance_may_rise_along_the_clip():
+    """From 1, the prompt itself, to the scale of the last frame; level ramps are plain guidance, bit for bit."""
+    clips = np.asarray(generate(clip_x0=False, guidance=3.0, guidance_from=1.0))
+    np.testing.assert_allclose(clips[0, 0], 0.6, atol=1e-5)
+    np.testing.assert_allclose(clips[0, 1], 0.1 + 3 * (0.6 - 0.1), atol=1e-4)
+    level = generate(clip_x0=False, guidance=3.0, guidance_from=3.0)
+    np.testing.assert_array_equal(level, generate(clip_x0=False, guidance=3.0))
+
+
+def test_guidance_may_go_towards_a_picture_too():
+    """Without guidance `concat` is there, and of a guided clip the unconditional half has zeros and the same prompt."""
+
+    def shown(params):
+        def backbone(x, time, cond):
+            return jnp.broadcast_to(0.1 * cond["concat"], x.shape)
+
+        return {"backbone": backbone}
+
+    def made(**fields):
+        config = SampleConfig(steps=2, clip_x0=False, **fields)
+        return make_generator(PROCESS, shown, config, SHAPE, None)({}, {"concat": np.ones((1, *SHAPE))}, KEY)
+
+    np.testing.assert_allclose(made(guidance=3.0, guidance_also=("concat",)), 0.3, atol=1e-5)
+    np.testing.assert_allclose(made(guidance=3.0), 0.1, atol=1e-5)
+    with pytest.raises(ValueError, match="guidance_also: unknown 'image'"):
+        made(guidance_also=("image",))
+    with pytest.raises(ValueError, match="guidance_also: unknown 'conact'; did you mean 'concat'"):
+        SampleConfig(guidance_also=("conact",))
+
+
+def test_a_clip_of_one_frame_is_drawn_as_a_picture():
+    told = []
+
+    class Knowing:
+        may_read = frozenset({"image_only"})
+
+        def __call__(self, x, time, cond):
+            told.append(cond)
+            return x
+
+    config = SampleConfig(steps=1, guidance=1.0)
+    for frames in (1, 2):
+        make = make_generator(PROCESS, lambda params: {"backbone": Knowing()}, config, (frames, 4, 4, 3), None)
+        make({}, 2, KEY)
+    assert told[0]["image_only"].shape == (2, 1)
+    assert not told[-1]

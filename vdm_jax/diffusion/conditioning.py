@@ -43,6 +43,21 @@ def drop_conditions(cond: Condition, null: Mapping[str, Any], rates: Mapping[str
     return dict(cond)
 
 
+def with_pictures(cond: Condition, may_read: Iterable[str], batch: int, frames: int) -> dict:
+    """A condition that says of clips of one frame that they are pictures (`image_only`), to a network that knows some.
+
+    So pictures and videos train together, and what layers over time have learned does not show in a picture.
+
+    Args:
+      cond: conditions; one that says it already stays.
+      may_read: keys that the network reads where they are given.
+      batch, frames: of the clips.
+    """
+    if frames > 1 or "image_only" in cond or "image_only" not in may_read:
+        return dict(cond)
+    return {**cond, "image_only": jnp.ones((batch, 1), bool)}
+
+
 def unconditional(cond: Condition, null: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict:
     """Replaces the named keys (default: all of `null`) by their unconditional value in the whole batch.
 

@@ -4,6 +4,7 @@
     objective = {"kind": "denoising", "noise": {"kind": "independent"}}
     objective = {"kind": "denoising", "known_way": "shared",                which tasks, and how often each comes
                  "masks": [{"kind": "ends", "first": 8}, {"kind": "blocks", "share": 0.25}]}
+    objective = {"kind": "denoising", "corruption": {"key": "concat", "mean": -3.0, "std": 0.5}}
 
 A kind is a dataclass with `make(process, **parts) -> objective`; parts are those of `DenoisingObjective` that other
 sections of the config say (dropout, vector, constants, the empty prompt).  A noise source is a section with a `kind`.
@@ -17,6 +18,7 @@ from vdm_jax.config import build_kind, to_dict
 from vdm_jax.diffusion.masks import Bernoulli, Blocks, Ends, MaskSampler, Mixture, OneFrame, Prefix, Strided
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
+from vdm_jax.objectives.corruption import NoisyCondition
 from vdm_jax.objectives.denoising import KNOWN_WAYS, MEANS, DenoisingObjective
 from vdm_jax.sampling.noise import noise_from
 
@@ -39,6 +41,8 @@ class Denoising:
       masks: sections with a `kind` of `MASKS` and a `share` (1 by default), how often the task comes relative to the
         others; none leaves what is given to the data.
       known_way, known_level, mean_over: see `DenoisingObjective`.
+      corruption: a section with the fields of `objectives.corruption.NoisyCondition`; None leaves conditions as they
+        come.
     """
 
     noise: dict | None = None
@@ -46,6 +50,7 @@ class Denoising:
     known_way: str = "clean"
     known_level: float = 0.0
     mean_over: str = "unknown"
+    corruption: NoisyCondition | None = None
 
     def __post_init__(self):
         noise_from(self.noise, "noise")
@@ -65,6 +70,7 @@ class Denoising:
             known_way=self.known_way,
             known_level=self.known_level,
             mean_over=self.mean_over,
+            corruption=self.corruption,
             **parts,
         )
 

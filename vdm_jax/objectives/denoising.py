@@ -8,7 +8,7 @@ that are given (`known`) enter clean and count for nothing: image-to-video, pred
 `known` in them, or `masks` draw it (`diffusion.masks`), a task an example.  Given frames are told t = 0, or everybody's
 level (`known_way = "shared"`, arXiv:2305.13311), and are then known by their looks.  With `known_level` they are not
 quite clean, as those that a model made itself (arXiv:2411.16375).  Conditions are replaced by their
-unconditional value one example at a time (arXiv:2207.12598).
+unconditional value one example at a time (arXiv:2207.12598), and may be made worse before (`objectives.corruption`).
 
 Packed clips (`segments`, see `types.py`) are examples each: a time, a dropout draw and an equal weight of their own, so
 the loss is the mean over the clips, as if each had come by itself.
@@ -24,12 +24,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vdm_jax.diffusion import packing
-from vdm_jax.diffusion.conditioning import drop_conditions
+from vdm_jax.diffusion.conditioning import drop_conditions, with_pictures
 from vdm_jax.diffusion.leaves import expand, leading_shape
 from vdm_jax.diffusion.masks import MaskSampler, draw_tasks
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.objectives import Batch, Networks
+from vdm_jax.objectives.corruption import NoisyCondition
 from vdm_jax.sampling.noise import INDEPENDENT, NoiseSource
 from vdm_jax.sampling.noise import draw as draw_noise
 from vdm_jax.types import CONDITION_KEYS, Array, Condition, Time, check_condition
@@ -57,6 +58,7 @@ class DenoisingObjective:
       known_level: level at which given frames are shown, whatever is told of them; 0 is clean.
       mean_over: what an example's error is a mean over: what is `unknown` of it, or `all` of it, so that examples of
         which little is unknown weigh less.
+      corruption: of conditions; None leaves them as they come.
       bands: noise-level bands of `evaluate`.
 
     A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is (of `length`, padding does not count),
@@ -75,10 +77,15 @@ class DenoisingObjective:
     known_way: str = "clean"
     known_level: float = 0.0
     mean_over: str = "unknown"
+    corruption: NoisyCondition | None = None
     bands: int = 8
 
     def __post_init__(self):
         names = [*CONDITION_KEYS, *(f"vector.{name}" for name in (*self.vector, *self.constants))]
+        told = "" if self.corruption is None else self.corruption.told
+        if told not in ("", *self.vector, *self.constants):
+            known = ", ".join((*self.vector, *self.constants)) or "none"
+            raise ValueError(f"corruption.told: {told!r} must be in vector or constants, which samples read ({known})")
         for key in self.dropout:
             if key not in names:
                 raise ValueError(f"dropout: {did_you_mean(key, names)}")
@@ -104,7 +111,10 @@ class DenoisingObjective:
         if "segments" not in batch:
             time = self.process.sample_time(time_key, size, frames)
             task = {} if self.masks is None else {"task": jax.random.split(jax.random.fold_in(rng, 3), size)}
-            return {"time": time, "noise": noise, "drop": jax.random.split(drop_key, size), **task}
+            worse = {} if self.corruption is None else {"worse": jax.random.split(jax.random.fold_in(rng, 4), size)}
+            return {"time": time, "noise": noise, "drop": jax.random.split(drop_key, size), **task, **worse}
+        if self.corruption is not None:
+            raise ValueError("corruption: is not drawn clip by clip, so not with packed clips (segments)")
         clips, segments = clips_of(batch), batch["segments"]
         time = self.process.sample_time(time_key, size * clips, frames).reshape(size, clips, frames)
         own = jnp.take_along_axis(time, segments[:, None], axis=1)[:, 0]
@@ -116,7 +126,7 @@ class DenoisingObjective:
         With `masks` also `nothing_unknown`, the share of examples that teach nothing because all of them is given.
         """
         batch = self._with_tasks(batch, draws.get("task"))
-        cond, null = self.conditions(networks, batch)
+        cond, null = self.conditions(networks, batch, draws.get("worse"))
         drop = _drop_per_example if "segments" not in batch else _drop_per_clip
         cond = drop(cond, null, self.dropout, draws["drop"])
         loss, mse = self._errors(networks["backbone"], batch, cond, draws["time"], draws["noise"])
@@ -140,7 +150,8 @@ class DenoisingObjective:
         """
         tasks = None if self.masks is None else jax.vmap(lambda key: jax.random.fold_in(key, self.bands))(rng)
         batch = self._with_tasks(batch, tasks)
-        cond, _ = self.conditions(networks, batch)
+        worse = None if self.corruption is None else jax.vmap(lambda key: jax.random.fold_in(key, self.bands + 1))(rng)
+        cond, _ = self.conditions(networks, batch, worse)
         levels = self.process.levels(self.bands)
         size, frames = leading_shape(batch[self.clip])
 
@@ -155,8 +166,14 @@ class DenoisingObjective:
         names = [f"mse/{low:.3g}-{high:.3g}" for high, low in itertools.pairwise(levels)]
         return {"loss": losses.mean(), "mse": errors.mean(), **dict(zip(names, errors))}
 
-    def conditions(self, networks: Networks, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+    def conditions(
+        self, networks: Networks, batch: Batch, worse: Array | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The condition of a batch, and the unconditional value of each key that dropout names.
+
+        Args:
+          networks, batch: as in training.
+          worse: `[B]` keys of `corruption`; None leaves conditions as they come.
 
         Raises:
           ValueError: a condition the backbone does not read, text without an encoder or the other way round.
@@ -167,6 +184,8 @@ class DenoisingObjective:
             cond["known"] = batch["known"]
         if self.vector or self.constants:
             cond["vector"] = {name: batch[name] for name in self.vector} | self._constants(batch)
+        if worse is not None:
+            cond |= self._made_worse(batch, cond, worse)
         null = {key: empty_value(key) for key in self.dropout if key != "tokens"}
         if ("text" in networks) != ("text_ids" in batch):
             has, lacks = ("an encoder", "the batch no 'text_ids'") if "text" in networks else ("text", "no encoder")
@@ -180,8 +199,16 @@ class DenoisingObjective:
                 null |= encoder(jnp.asarray([self.null_ids]), jnp.asarray([self.null_mask]), dtype)
         elif "tokens" in self.dropout and "null" in networks:
             null |= networks["null"]()
-        check_condition(cond, getattr(backbone, "may_read", backbone.reads), type(backbone).__name__)
+        may_read = getattr(backbone, "may_read", backbone.reads)
+        cond = with_pictures(cond, may_read, *leading_shape(batch[self.clip]))
+        check_condition(cond, may_read, type(backbone).__name__)
         return cond, null
+
+    def _made_worse(self, batch: Batch, cond: Condition, keys: Array) -> dict[str, Any]:
+        """The conditions that `corruption` changes."""
+        value, level = self.corruption(batch, keys)
+        told = {"vector": {**cond["vector"], self.corruption.told: level}} if self.corruption.told else {}
+        return {self.corruption.key: value, **told}
 
     def _with_tasks(self, batch: Batch, keys: Array | None) -> Batch:
         """The batch with what `masks` give of each example."""

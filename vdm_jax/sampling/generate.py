@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from vdm_jax.adapters.windows import window_attention
+from vdm_jax.diffusion.conditioning import with_pictures
 from vdm_jax.diffusion.configuration import SOLVERS
 from vdm_jax.diffusion.process import Process
 from vdm_jax.diffusion.windows import Windows
@@ -28,12 +29,14 @@ from vdm_jax.sampling.denoiser import make_denoiser
 from vdm_jax.sampling.guidance import guided
 from vdm_jax.sampling.known import Known, check_known, replace_known
 from vdm_jax.sampling.noise import INDEPENDENT, draw, noise_from
+from vdm_jax.sampling.ramps import linear
 from vdm_jax.sampling.sampler import Hooks, sample
 from vdm_jax.sampling.tau import uniform
 from vdm_jax.sharding import LogicalRules, activation_sharding, constrain, replicated
 from vdm_jax.types import Array
 
 Merge = Callable[[Any], Mapping[str, nnx.Module]]
+ZEROED = ("concat", "image", "hint", "audio")  # conditions that are zeros where there is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,9 @@ class SampleConfig:
       steps: of the solver.
       solver: a name of `diffusion.SOLVERS`.
       guidance: scale; 1 is none.
+      guidance_from: scale at the first frame, from which it rises evenly to `guidance` at the last (`sampling.ramps`);
+        None is the same for all frames.
+      guidance_also: conditions beside the prompt that guidance goes towards, of `ZEROED`.
       guidance_rescale: how much of the guided belief's contrast is set back to the conditional one's (2305.08891).
       clip_x0: keep beliefs within [-1, 1]; for pixels, not for latents.
       ema: which average of the weights to use; None for the raw weights.
@@ -59,6 +65,8 @@ class SampleConfig:
     steps: int = 30
     solver: str = "ddim"
     guidance: float = 3.0
+    guidance_from: float | None = None
+    guidance_also: tuple[str, ...] = ()
     guidance_rescale: float = 0.0
     clip_x0: bool = True
     ema: float | None = None
@@ -74,10 +82,17 @@ class SampleConfig:
             raise ValueError(f"steps: {self.steps!r} must be 1 or more")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver: {did_you_mean(self.solver, SOLVERS)}")
+        for key in self.guidance_also:
+            if key not in ZEROED:
+                raise ValueError(f"guidance_also: {did_you_mean(key, ZEROED)}")
         if self.frames < 0:
             raise ValueError(f"frames: {self.frames!r} must be 1 or more, or 0 for as many as in training")
         if self.windows is not None and self.co_denoise is not None:
             raise ValueError("co_denoise: there are windows in the attention already; one of the two is enough")
+
+    def scale(self, frames: int) -> float | np.ndarray:
+        """Guidance of every frame, a number or `[T]`."""
+        return self.guidance if self.guidance_from is None else linear(self.guidance_from, self.guidance, frames)
 
 
 def make_generator(
@@ -181,8 +196,10 @@ class _Drawing:
         cond, empty = _conditions(networks, given, self.null)
         if "known" in getattr(networks["backbone"], "reads", ()):
             cond["known"] = jnp.zeros((batch, self.shape[0]), bool) if known is None else known.mask
+        cond = with_pictures(cond, getattr(networks["backbone"], "may_read", ()), batch, self.shape[0])
+        empty = {**empty, **self._also(cond)}
         if empty:
-            denoiser = guided(denoiser, config.guidance, empty, config.guidance_rescale)
+            denoiser = guided(denoiser, config.scale(self.shape[0]), empty, config.guidance_rescale)
         if config.co_denoise is not None:
             denoiser = codenoised(denoiser, config.co_denoise)
         prior_key, loop_key = jax.random.split(key)
@@ -194,6 +211,12 @@ class _Drawing:
         elif known is not None:
             options |= {"known": known, "repaste": config.repaste}
         return sample(denoiser, process, self._start(prior_key, batch, read), tau, cond, **options)
+
+    def _also(self, cond: Mapping[str, Any]) -> dict[str, float]:
+        """What stands for none of the conditions beside the prompt that guidance goes towards."""
+        if lacking := sorted(set(self.config.guidance_also) - cond.keys()):
+            raise ValueError(f"sample.guidance_also: {did_you_mean(lacking[0], cond)} (the conditions of these clips)")
+        return dict.fromkeys(self.config.guidance_also, 0.0)
 
     def _start(self, key: Array, batch: int, read: Mapping[str, Any]) -> Array:
         """What the clips start from."""

@@ -130,8 +130,11 @@ class UNetConfig:
 
     @property
     def may_read(self) -> frozenset[str]:
-        """The same: clips cannot be packed, as convolutions would see across them."""
-        return self.reads
+        """`reads` and, where layers over time are blended, `image_only`.
+
+        Clips cannot be packed, as convolutions would see across them.
+        """
+        return self.reads | ({"image_only"} if self.temporal == "mixed" else set())
 
     def down(self, level: int) -> list[tuple[int, Place]]:
         """Input channels and place of each layer of a level of the descending half."""

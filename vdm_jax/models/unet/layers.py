@@ -44,7 +44,8 @@ class SpatialTransformer(nnx.Module):
             tokens = unit.space(tokens, ctx.text, ctx.text_mask)
             if self.mix is None:
                 return tokens
-            return blend(self.mix.mix[...], tokens, unit.frames(tokens + rows, ctx.text, ctx.text_mask))
+            mixed = unit.frames(tokens + rows, ctx.text, ctx.text_mask)
+            return blend(self.mix.mix[...], tokens, mixed, ctx.image_only)
 
         tokens = self.enter(self.norm(x).reshape(b, t, h * w, c))
         return x + self.leave(run_stack(self.units, tokens, body)).reshape(x.shape)
@@ -64,7 +65,7 @@ class Layer(nnx.Module):
     def __call__(self, x: Array, ctx: Context) -> Array:
         x = self.res(x, ctx.time)
         if self.res_time is not None:
-            x = self.res_time(x, ctx.time)
+            x = self.res_time(x, ctx)
         if self.attention is not None:
             x = self.attention(x, ctx)
         if self.attention_time is not None:

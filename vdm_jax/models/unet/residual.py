@@ -11,14 +11,14 @@ from flax import nnx
 
 from vdm_jax.nn.conv import Conv
 from vdm_jax.nn.group_norm import GroupNorm
-from vdm_jax.nn.linear import Linear
+from vdm_jax.nn.linear import Initializer, Linear
 
 Array = jax.Array
 SPACE, TIME = (3, 3), (3, 1, 1)
 
 
 class ResBlock(nnx.Module):
-    """`[B, T, H, W, in] -> [B, T, H, W, out]`."""
+    """`[B, T, H, W, in] -> [B, T, H, W, out]`; `last_init` is that of the last kernel."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class ResBlock(nnx.Module):
         window: tuple[int, ...],
         groups: int,
         eps: float,
+        last_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ):
         norm = {"dims": len(window), "eps": eps, "rngs": rngs}
@@ -36,7 +37,7 @@ class ResBlock(nnx.Module):
         self.conv1 = Conv(in_channels, channels, window, rngs=rngs)
         self.time = Linear(time_dim, channels, axes=("embed", "embed_out"), rngs=rngs)
         self.norm2 = GroupNorm(channels, groups, **norm)
-        self.conv2 = Conv(channels, channels, window, rngs=rngs)
+        self.conv2 = Conv(channels, channels, window, init=last_init, rngs=rngs)
         ones = (1,) * len(window)
         self.shortcut = Conv(in_channels, channels, ones, rngs=rngs) if in_channels != channels else None
 

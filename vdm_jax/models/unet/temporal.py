@@ -9,6 +9,9 @@
 
 `convolution` also begins with a `TemporalTransformer` of `ENTRY_HEADS` heads.  Those that stand behind something are
 the identity in a new network, as their last projection is zero.
+
+What is blended is `a x + (1 - a) block(x)`.  Of frames with `image_only` a is 1, whatever the layer has learned: they
+pass as if there were no layers over time, none sees another frame, and nothing over time learns from them.
 """
 
 import dataclasses
@@ -19,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vdm_jax.diffusion.leaves import expand
 from vdm_jax.models.unet.config import UNetConfig
 from vdm_jax.models.unet.flops import ENTRY_HEADS
 from vdm_jax.models.unet.place import Place
 from vdm_jax.models.unet.residual import TIME, ResBlock
-from vdm_jax.models.unet.transformer import GROUP_EPS, LAYER_EPS, Block
+from vdm_jax.models.unet.transformer import GROUP_EPS, LAYER_EPS, Block, Context
 from vdm_jax.nn.conv import Conv
 from vdm_jax.nn.embeddings import VectorEmbedding, sinusoidal
 from vdm_jax.nn.group_norm import GroupNorm
@@ -45,7 +49,7 @@ class TemporalConvs(nnx.Module):
         inits = (None, None, None, _ZEROS)
         self.convs = nnx.List([Conv(channels, channels, TIME, init=init, rngs=rngs) for init in inits])
 
-    def __call__(self, x: Array, time: Array) -> Array:
+    def __call__(self, x: Array, ctx: Context) -> Array:
         h = x
         for norm, conv in zip(self.norms, self.convs):
             h = conv(jax.nn.silu(norm(h)))
@@ -53,15 +57,15 @@ class TemporalConvs(nnx.Module):
 
 
 class MixedResBlock(nnx.Module):
-    """A residual block over time, blended with what it reads: `a x + (1 - a) block(x)` (2311.15127)."""
+    """A residual block over time, blended with what it reads (2311.15127); the identity in a new network."""
 
     def __init__(self, cfg: UNetConfig, place: Place, *, rngs: nnx.Rngs):
-        options = {"window": TIME, "groups": cfg.groups, "eps": place.eps, "rngs": rngs}
+        options = {"window": TIME, "groups": cfg.groups, "eps": place.eps, "last_init": _ZEROS, "rngs": rngs}
         self.block = ResBlock(place.channels, place.channels, cfg.time_dim, **options)
         self.mix = mixing(rngs)
 
-    def __call__(self, x: Array, time: Array) -> Array:
-        return blend(self.mix[...], x, self.block(x, time))
+    def __call__(self, x: Array, ctx: Context) -> Array:
+        return blend(self.mix[...], x, self.block(x, ctx.time), ctx.image_only)
 
 
 def mixing(rngs: nnx.Rngs) -> nnx.Param:
@@ -69,10 +73,11 @@ def mixing(rngs: nnx.Rngs) -> nnx.Param:
     return param(rngs, jax.nn.initializers.constant(0.5), (1,), ("norm",))
 
 
-def blend(logit: Array, x: Array, other: Array) -> Array:
-    """`a x + (1 - a) other`, a the sigmoid of the logit."""
+def blend(logit: Array, x: Array, other: Array, image_only: Array | None) -> Array:
+    """`a x + (1 - a) other`, a the sigmoid of the logit; of frames with `image_only [B, T]` x `[B, T, ...]` itself."""
     share = jax.nn.sigmoid(logit).astype(x.dtype)
-    return share * x + (1 - share) * other
+    mixed = share * x + (1 - share) * other
+    return mixed if image_only is None else jnp.where(expand(image_only, x), x, mixed)
 
 
 class TemporalTransformer(nnx.Module):
@@ -170,7 +175,7 @@ class TemporalUnit:
 
     Attributes:
       entry: config -> what stands behind the first convolution.
-      after_res: config and place -> what stands behind a residual block, called with the time embedding.
+      after_res: config and place -> what stands behind a residual block, called with the context.
       mixes: whether spatial transformers have a `FrameBlock` behind each block.
       after_attention: config and place -> what stands at the end of a layer.
     """

@@ -28,11 +28,13 @@ class Context:
       time: [B, T, E], the time embedding after SiLU.
       text: [B, L, D], or per frame [B, T, L, D].
       text_mask: [B, L] or [B, T, L] bool; None: all of it.
+      image_only: [B, T] bool, frames that layers over time leave as they are; None: none.
     """
 
     time: Array
     text: Array
     text_mask: Array | None
+    image_only: Array | None = None
 
 
 class Block(nnx.Module):

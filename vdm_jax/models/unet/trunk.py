@@ -64,7 +64,7 @@ class Half(nnx.Module):
         """What all layers see; arguments as in `UNet`.
 
         Raises:
-          ValueError: missing or unread entries of `vector`, tokens for another number of frames.
+          ValueError: missing or unread entries of `vector`, tokens or `image_only` for another number of frames.
         """
         e = self.time(as_time(t, batch, frames), dtype)
         if self.scalars is not None:
@@ -74,7 +74,10 @@ class Half(nnx.Module):
             if text.shape[1] != frames:
                 raise ValueError(f"condition: tokens are given for {text.shape[1]} frames, the clip has {frames}")
             mask = mask if mask is None else jnp.broadcast_to(mask[:, None], text.shape[:3])
-        return Context(jax.nn.silu(e), text, mask)
+        image_only = cond.get("image_only")
+        if image_only is not None and image_only.shape != (batch, frames):
+            raise ValueError(f"condition: image_only has shape {image_only.shape}, expected [B, T]=({batch}, {frames})")
+        return Context(jax.nn.silu(e), text, mask, image_only)
 
     def _scalars(self, vector: dict[str, Array], dtype) -> Array:
         wanted = self.config.scalars
@@ -145,7 +148,7 @@ class UNet(Half):
           ValueError: unread or missing condition keys, more frames than there are positions for.
         """
         cond = dict(cond or {})
-        check_condition(cond, self.reads, "UNet", needs=self.reads)
+        check_condition(cond, self.may_read, "UNet", needs=self.reads)
         b, frames, height, width, _ = x.shape
         self.config.token_grid(frames, height, width)
         ctx = self.context(frames, b, t, cond, x.dtype)
