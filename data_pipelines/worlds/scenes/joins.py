@@ -1,20 +1,20 @@
 """Reads how the shots of `scenes` are joined off the pixels of a clip: cuts, dissolves and fades.
 
 Frames 1, 2, 4, 8 and 16 apart are matched block by block (`matching`).  A step between neighbours over which nothing is
-found again is a cut, unless one of the two is over-exposed; frames farther apart without a link are in a dissolve if
-the contrast dips there as that of a mixture does, `sqrt(a^2 + b^2)` of what either shot has at shares a + b = 1.  Blank
-frames (`light`) make a fade.
+found again is a cut; frames farther apart without a link are in a dissolve if the contrast dips there as that of a
+mixture does, `sqrt(a^2 + b^2)` of what either shot has at shares a + b = 1.  Blank frames (`light`) make a fade.  What
+is clipped in one of two frames is found again only once the other is exposed alike.
 
 Shape legend: T frames, H height, W width.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from data_pipelines.worlds.drawing.pictures import luminance
 from data_pipelines.worlds.scenes import matching
-from data_pipelines.worlds.scenes.light import CLIPPED, WHOLE, Light
+from data_pipelines.worlds.scenes.light import WHOLE, Light, exposed_alike
 from data_pipelines.worlds.scenes.matching import Match
 
 FOUND_AGAIN = 0.7  # correlation of a block that is found again
@@ -23,7 +23,7 @@ LINKED = {1: 0.4, 2: 0.2, 4: 0.2, 8: 0.16, 16: 0.1}  # share of the blocks of a 
 BESIDE_A_CUT = (0.4, 1.2)  # share on either side of a cut, and more for each share over it; a dissolve has less
 NEAR = {"dissolve": 4, "fade": 0}  # frames between two parts of one, at most
 LEAST_BLOCKS = 10
-CLIPPED_AT, MOST_EXPOSED = 250, 4.0  # level, and factor on the brightness
+UNLIKE_EXPOSED = 0.15  # of the frame, by which more is clipped in one frame than in another
 DIP = 0.88  # of the detail before and after: a mixture of two shots has less
 
 
@@ -56,7 +56,14 @@ def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light
     taken = np.zeros(len(luma) + 1, bool)
     for fade in fades:
         taken[max(0, fade.start - 1) : fade.stop + 1] = True
-    found = _joined([*fades, *_breaks(links(detail, usable), frames, taken)])
+    clipped = light.clipped[frames]
+
+    def pair(k: int, j: int) -> tuple[np.ndarray, np.ndarray]:
+        if abs(clipped[k] - clipped[j]) < UNLIKE_EXPOSED:
+            return detail[k], detail[j]
+        return tuple(matching.detail(exposed_alike(video[frames[[k, j]]], picture[frames[[k, j]]])))
+
+    found = _joined([*fades, *_breaks(links(pair, usable), frames, taken)])
     level = [np.mean(luma[k][picture[k]]) if picture[k].any() else 0.0 for k in frames]
     contrast = [np.std(d[u]) / max(mean, 1.0) if u.any() else 0.0 for d, u, mean in zip(detail, usable, level)]
     contrast = np.interp(np.arange(len(luma)), frames, contrast)
@@ -64,8 +71,6 @@ def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light
     between = [(before[1], after[0]) for before, after in zip(edges, edges[2:])]
     told = []
     for f, span in zip(found, between):
-        if f.kind == "cut" and _exposed_anew(video, picture, f.start):
-            continue
         if f.kind != "dissolve" or _dips(contrast, f, span):
             told.append(f)
         elif f.start == f.stop:  # a single step, and no mixture
@@ -123,27 +128,6 @@ def _dips(contrast: np.ndarray, found: Found, between: tuple[int, int]) -> bool:
     return not whole or bool(contrast[inside].min() < DIP * np.mean(whole))
 
 
-def _exposed_anew(video: np.ndarray, picture: np.ndarray, frame: int) -> bool:
-    """Whether a frame and the one before show the same shot, of which one is over-exposed.
-
-    What is clipped in one of them is found again only when the other is exposed as long.
-    """
-    pair, shown = video[frame - 1 : frame + 1].astype(np.float32), picture[frame - 1 : frame + 1]
-    both = shown.all(0)
-    clipped = [(values[both].max(-1) >= CLIPPED_AT).mean() if both.any() else 0.0 for values in pair]
-    if abs(clipped[1] - clipped[0]) < CLIPPED:
-        return False
-    bright, dim = int(np.argmax(clipped)), int(np.argmin(clipped))
-    low, high = 1.0, MOST_EXPOSED
-    for _ in range(12):  # the mean rises with the exposure
-        factor = 0.5 * (low + high)
-        less = np.minimum(factor * pair[dim][both], 255).mean() < pair[bright][both].mean()
-        low, high = (factor, high) if less else (low, factor)
-    pair[dim] = np.minimum(factor * pair[dim], 255)
-    first, second = matching.detail(luminance(pair))
-    return _share(_link(first, second, matching.reduced(shown) > 0.9, np.eye(3))[0]) >= LINKED[1]
-
-
 def _widened(light: Light, start: int, stop: int) -> tuple[int, int]:
     """The whole of a fade of which the frames `start <= k < stop` are nearly blank."""
     whole = light.brightest * light.range
@@ -154,21 +138,22 @@ def _widened(light: Light, start: int, stop: int) -> tuple[int, int]:
     return start, stop
 
 
-def links(luma: np.ndarray, usable: np.ndarray) -> dict[int, np.ndarray]:
+def links(pair: Callable[[int, int], tuple[np.ndarray, np.ndarray]], usable: np.ndarray) -> dict[int, np.ndarray]:
     """Lag -> share of the blocks of each frame that are found again so many frames later; 1 if that cannot be told.
 
     Args:
-      luma, usable: [T, H, W], see `matching.match`.
+      pair: the details [H, W] of two frames.
+      usable: bool [T, H, W], see `matching.match`.
     """
-    shares, maps = {lag: np.ones(max(0, len(luma) - lag)) for lag in LINKED}, []
+    shares, maps = {lag: np.ones(max(0, len(usable) - lag)) for lag in LINKED}, []
     for lag, share in shares.items():
         now = []
         for k in range(len(share)):
-            pair = luma[k], luma[k + lag], usable[[k, k + lag]]
+            both = *pair(k, k + lag), usable[[k, k + lag]]
             start = np.eye(3) if lag == 1 else maps[k + lag // 2] @ maps[k]
-            found, start = _link(*pair, start)
+            found, start = _link(*both, start)
             if lag == 1 and _share(found) < LINKED[1]:  # perhaps it moved farther than is sought
-                far, there = _link(*pair, matching.shift(*pair[:2]))
+                far, there = _link(*both, matching.shift(*both[:2]))
                 if len(far.correlation) >= LEAST_BLOCKS and _share(far) > _share(found):
                     found, start = far, there
             now.append(start)

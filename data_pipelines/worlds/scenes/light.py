@@ -12,10 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from data_pipelines.worlds.drawing.pictures import luminance
+
 WASHED = 0.29  # range of a frame's values, of its brightest: less is the middle of a fade to white, or a flash
 UNLIT = 0.45  # of the usual brightest: less is the middle of a fade to black
 WHOLE = 0.85  # of that range, or of that brightness, around: a frame with less belongs to the fade
 DARK, CLIPPED = 42.0, 0.3
+MOST_EXPOSED = 8.0  # factor on the brightness
 FLICKER = 0.1  # of the logarithm of the mean, between neighbours
 SHARP, GRAIN = 0.2, 0.6  # detail of a pixel: relative to coarser, and that of the sensor, in levels
 STILL, RANDOM = 1.6, 3.1  # what stands still differs by fewer levels, or by no more than noise of any strength
@@ -32,6 +35,7 @@ class Light:
 
     Attributes:
       brightest, range: float [T], of the luminance of the picture; the latter relative to the former.
+      clipped: float [T], share of the picture that is saturated in a channel.
       flash: bool [T].
       blank: spans of frames that are nearly black or white, and no flash.
       defects: those that are told by it.
@@ -39,6 +43,7 @@ class Light:
 
     brightest: np.ndarray
     range: np.ndarray
+    clipped: np.ndarray
     flash: np.ndarray
     blank: tuple[tuple[int, int], ...]
     defects: frozenset[str]
@@ -64,13 +69,32 @@ def exposure(video: np.ndarray, luma: np.ndarray, picture: np.ndarray) -> Light:
     found = {"flash"} if flash.any() else set()
     if (mean < DARK).mean() > PERSISTENT:
         found.add("dark")
-    if (clipped > CLIPPED).mean() > PERSISTENT:
-        found.add("bright")
-    steps = np.diff(np.log(np.maximum(mean, 1)))
+    over, steps = clipped, np.diff(np.log(np.maximum(mean, 1)))
     turns = (steps[1:] * steps[:-1] < 0) & (np.minimum(np.abs(steps[1:]), np.abs(steps[:-1])) > FLICKER)
     if len(turns) and turns.mean() > 0.8 * PERSISTENT:
         found.add("flicker")
-    return Light(high, spread, flash, tuple(blanks), frozenset(found))
+        over = 0.5 * (clipped[1:] + clipped[:-1])  # every other frame is brighter than it would be
+    if (over > CLIPPED).mean() > PERSISTENT:
+        found.add("bright")
+    return Light(high, spread, clipped, flash, tuple(blanks), frozenset(found))
+
+
+def exposed_alike(pair: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Luminance, float32 [2, H, W], of two frames of which the dimmer is exposed until its mean is the other's.
+
+    Args:
+      pair: uint8 [2, H, W, 3].
+      picture: bool [2, H, W], what of them counts.
+    """
+    values, both = pair.astype(np.float32), picture.all(0)
+    dim, bright = np.argsort([frame[both].sum() for frame in values], kind="stable")
+    low, high = 1.0, MOST_EXPOSED
+    wanted, shown = values[bright][both].mean() if both.any() else 0.0, values[dim][both]
+    for _ in range(8):  # the mean rises with the exposure
+        factor = 0.5 * (low + high)
+        low, high = (factor, high) if both.any() and np.minimum(factor * shown, 255).mean() < wanted else (low, factor)
+    values[dim] = np.minimum(low * values[dim], 255)
+    return luminance(values)
 
 
 def _usual(values: np.ndarray) -> np.ndarray:

@@ -80,11 +80,18 @@ def test_what_is_over_exposed_is_told_by_its_channels():
 def test_another_exposure_is_no_cut_and_another_shot_is():
     rng = np.random.default_rng(8)
     one, two = (picture(rng, 64, 64, 16).astype(np.float32) for _ in range(2))
-    everywhere = np.ones((2, 64, 64), bool)
-    for frames, expected in (((one, 2.4 * one), True), ((2.4 * one, one), True), ((one, 2.4 * two), False)):
-        video = np.minimum(np.stack(frames), 255).astype(np.uint8)
-        assert joins._exposed_anew(video, everywhere, 1) == expected
-    assert not joins._exposed_anew(np.stack([one, two]).astype(np.uint8), everywhere, 1)
+    for first, second, cuts in ((one, 2.4 * one, 0), (2.4 * one, one, 0), (one, 2.4 * two, 1), (2.4 * one, two, 1)):
+        video = np.minimum(np.stack([first] * 8 + [second] * 8), 255).astype(np.uint8)
+        found = scenes_oracle.read(video).transitions
+        assert [(f.kind, f.start) for f in found] == [("cut", 8)] * cuts
+
+
+def test_frames_are_exposed_alike():
+    one = picture(np.random.default_rng(9), 64, 64, 16)
+    lit = np.minimum(2.2 * one.astype(np.float32), 255).astype(np.uint8)
+    for pair in ((one, lit), (lit, one)):
+        first, second = light.exposed_alike(np.stack(pair), np.ones((2, 64, 64), bool))
+        assert np.abs(first - second).max() < 4
 
 
 def test_the_halves_of_a_fade_are_one():
