@@ -84,6 +84,8 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     checked = run_config_from(config)
     if checked.lora is not None and origin is None:
         raise ValueError("config.lora: is for weights that are there already; config.init must name them")
+    if "teacher" in checked.objective.copies and origin is None:
+        raise ValueError("config.objective.teacher: is the weights that a run starts from; config.init must name them")
     data = build(DataConfig, config["data"], "config.data")
     stored = stored_for(checked, data, origin)  # what is wrong with the sets is found before devices are asked for
     source = _Source(checked, data, stored, read_conditions(checked, stored))
@@ -165,15 +167,15 @@ def _train(source: _Source, config: Mapping[str, Any], origin: Origin | None, wo
 
 def _begin(run: Run, origin: Origin | None, stored: Stored | None) -> TrainState:
     """The state of step 0: drawn weights, or those that the run starts from."""
-    abstract = run.plan.abstract.params
+    abstract, copies = run.plan.abstract.params, run.config.objective.copies
     if origin is None:
         state = run.plan.init(run.config.seed)
-        return dataclasses.replace(state, params=with_null(state.params, stored, abstract))
+        return dataclasses.replace(state, params=run.with_copies(with_null(state.params, stored, abstract)))
     _say(f"starting from {origin.part} of {origin.run}")
-    params = with_null(origin.params(run.plan), stored, abstract)
+    params = with_null(origin.params(run.plan, copies), stored, abstract)
     if run.config.lora is not None:
         params = overlay(run.plan.draw(run.config.seed, select(run.plan.networks.trainable, (TAG,))), params)
-    return run.plan.start_from(params)
+    return run.plan.start_from(run.with_copies(params))
 
 
 def open_tokenizer(

@@ -6,7 +6,7 @@ Start with `process.py` (the shared formulas), then `rectified_flow.py`; `solver
 from vdm_jax.diffusion.bounds import Bound, ClipRange, DynamicThreshold
 from vdm_jax.diffusion.conditioning import drop_conditions, unconditional
 from vdm_jax.diffusion.configuration import PROCESSES, SOLVERS, process_from, process_to_dict, solver_from
-from vdm_jax.diffusion.consistency import LCM, TCD
+from vdm_jax.diffusion.consistency import LCM, TCD, ConsistencyGrid
 from vdm_jax.diffusion.edm import EDM
 from vdm_jax.diffusion.leaves import noise_like
 from vdm_jax.diffusion.multistep import DPMSolverPP2M, UniPC
@@ -28,6 +28,7 @@ __all__ = [
     "VP",
     "Bound",
     "ClipRange",
+    "ConsistencyGrid",
     "DPMSolverPP2M",
     "DynamicThreshold",
     "Euler",

@@ -51,7 +51,12 @@ def subset(entries: int, steps: int, distilled: int) -> np.ndarray:
     if steps > distilled:
         raise ValueError(f"steps: {steps!r} is more than the {distilled} that were distilled")
     known = np.arange(1, distilled + 1) * (entries // distilled) - 1
-    return known[::-1][np.floor(np.linspace(0, distilled, steps, endpoint=False)).astype(np.int64)]
+    return known[::-1][spread(distilled, steps)]
+
+
+def spread(count: int, steps: int) -> np.ndarray:
+    """`[K]` of the numbers 0 to count - 1, evenly spread from 0 and rounded down; K at most `count`."""
+    return np.floor(np.linspace(0, count, steps, endpoint=False)).astype(np.int64)
 
 
 def karras(low: float, high: float, steps: int) -> np.ndarray:

@@ -2,12 +2,14 @@
 
     objective = {"kind": "denoising"}                                      the default
     objective = {"kind": "denoising", "noise": {"kind": "independent"}}
+    objective = {"kind": "consistency", "steps": 50}                        distils `config.init` to a few steps
     objective = {"kind": "denoising", "known_way": "shared",                which tasks, and how often each comes
                  "masks": [{"kind": "ends", "first": 8}, {"kind": "blocks", "share": 0.25}]}
     objective = {"kind": "denoising", "corruption": {"key": "concat", "mean": -3.0, "std": 0.5}}
 
 A kind is a dataclass with `make(process, **parts) -> objective`; parts are those of `DenoisingObjective` that other
 sections of the config say (dropout, vector, constants, the empty prompt).  A noise source is a section with a `kind`.
+It also says which networks begin as `copies` of the backbone, and at which levels its models are sampled (`distilled`).
 """
 
 import dataclasses
@@ -15,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdm_jax.config import build_kind, to_dict
+from vdm_jax.diffusion.consistency import ConsistencyGrid
 from vdm_jax.diffusion.masks import Bernoulli, Blocks, Ends, MaskSampler, Mixture, OneFrame, Prefix, Strided
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.objectives.corruption import NoisyCondition
+from vdm_jax.objectives.consistency import ConsistencyObjective, GuidanceRamp, GuidanceRange
 from vdm_jax.objectives.denoising import KNOWN_WAYS, MEANS, DenoisingObjective
 from vdm_jax.sampling.noise import noise_from
 
@@ -30,6 +34,7 @@ MASKS: dict[str, type] = {
     "bernoulli": Bernoulli,
     "blocks": Blocks,
 }
+GUIDANCE: dict[str, type] = {"range": GuidanceRange, "ramp": GuidanceRamp}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,15 @@ class Denoising:
         if self.known_way == "clean" and any(section.get("kind") == "blocks" for section in self.masks):
             raise ValueError("known_way: 'clean' needs whole frames, part of one has no level of its own; use 'shared'")
 
+    @property
+    def copies(self) -> dict[str, float | None]:
+        """None."""
+        return {}
+
+    @property
+    def distilled(self) -> None:
+        """None: any levels will do."""
+
     def make(self, process: Process, **parts: Any) -> DenoisingObjective:
         """The objective of a run."""
         return DenoisingObjective(
@@ -75,7 +89,62 @@ class Denoising:
         )
 
 
-OBJECTIVES: dict[str, type] = {"denoising": Denoising}
+@dataclasses.dataclass(frozen=True)
+class Consistency:
+    """Distillation to a few steps (`ConsistencyObjective`) of the weights that a run starts from.
+
+    Attributes:
+      steps, scaling: of the grid, see `ConsistencyGrid`; sampling takes at most `steps`.
+      teacher: whether the weights at the start, kept as they are, make the steps of the solver; False learns from data
+        alone.
+      guidance: of the teacher, a section with a `kind` of `GUIDANCE`; None is `range`, at 7.5.
+      guides: conditions that it is guided towards; () for a model that reads none.
+      huber, power: see `ConsistencyObjective`.
+      decay: share of the target that stays in each step.
+      noise: a section with a `kind` of `sampling.noise.NOISES`; None is plain noise.
+    """
+
+    steps: int = 50
+    scaling: float | None = 10.0
+    teacher: bool = True
+    guidance: dict | None = None
+    guides: tuple[str, ...] = ("tokens",)
+    huber: float = 0.001
+    power: float = 0.0
+    decay: float = 0.95
+    noise: dict | None = None
+
+    def __post_init__(self):
+        noise_from(self.noise, "noise")
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay: {self.decay!r} must be in [0, 1)")
+        if not self.teacher and self.guidance is not None:
+            raise ValueError("guidance: is the teacher's, and teacher is False; leave it out")
+        self._guidance()
+        assert self.distilled is not None  # checks its own fields
+
+    @property
+    def copies(self) -> dict[str, float | None]:
+        """The target, which follows, and the teacher, which stays as it is."""
+        return {"target": self.decay} | ({"teacher": None} if self.teacher else {})
+
+    @property
+    def distilled(self) -> ConsistencyGrid:
+        """The levels that its models know."""
+        return ConsistencyGrid(self.steps, self.scaling)
+
+    def make(self, process: Process, **parts: Any) -> ConsistencyObjective:
+        """The objective of a run."""
+        data = DenoisingObjective(process, noise=noise_from(self.noise, "noise"), **parts)
+        return ConsistencyObjective(data, self.distilled, self._guidance(), self.guides, self.huber, self.power)
+
+    def _guidance(self) -> GuidanceRange | GuidanceRamp | None:
+        if not self.teacher:
+            return None
+        return build_kind(GUIDANCE, self.guidance or {"kind": "range"}, "guidance")
+
+
+OBJECTIVES: dict[str, type] = {"denoising": Denoising, "consistency": Consistency}
 
 
 def objective_from(section: Mapping[str, Any] | None, path: str = "config.objective") -> Any:

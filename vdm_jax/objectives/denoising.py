@@ -127,7 +127,7 @@ class DenoisingObjective:
         """
         batch = self._with_tasks(batch, draws.get("task"))
         cond, null = self.conditions(networks, batch, draws.get("worse"))
-        drop = _drop_per_example if "segments" not in batch else _drop_per_clip
+        drop = drop_per_example if "segments" not in batch else _drop_per_clip
         cond = drop(cond, null, self.dropout, draws["drop"])
         loss, mse = self._errors(networks["backbone"], batch, cond, draws["time"], draws["noise"])
         metrics = {"mse": mse}
@@ -313,7 +313,7 @@ def _like(known: Array, leaf: Array) -> Array:
     return expand(known, leaf) if known.ndim == 2 else known
 
 
-def _drop_per_example(cond: Condition, null: Condition, rates: Mapping[str, float], keys: Array) -> dict[str, Any]:
+def drop_per_example(cond: Condition, null: Condition, rates: Mapping[str, float], keys: Array) -> dict[str, Any]:
     """`drop_conditions` with a key for each example, so that the draw does not depend on the microbatch."""
     if not rates:
         return dict(cond)
@@ -326,13 +326,13 @@ def _drop_per_example(cond: Condition, null: Condition, rates: Mapping[str, floa
 
 
 def _drop_per_clip(cond: Condition, null: Condition, rates: Mapping[str, float], keys: Array) -> dict[str, Any]:
-    """`_drop_per_example` over packed clips: of what is `[B, K, ...]`, with keys `[B, K]`."""
+    """`drop_per_example` over packed clips: of what is `[B, K, ...]`, with keys `[B, K]`."""
     per_clip = {key: cond[key] for key in ("tokens", "tokens_mask", "vector") if key in cond}
     for key in rates:
         if key.partition(".")[0] not in per_clip:
             raise ValueError(f"dropout: {key!r} is not dropped clip by clip, so not with packed clips")
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), per_clip)
-    dropped = _drop_per_example(flat, null, rates, keys.reshape(-1))
+    dropped = drop_per_example(flat, null, rates, keys.reshape(-1))
     return {**cond, **jax.tree.map(lambda x: x.reshape(*keys.shape, *x.shape[1:]), dropped)}
 
 

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from vdm_jax.adapters.windows import window_attention
 from vdm_jax.diffusion.conditioning import with_pictures
 from vdm_jax.diffusion.configuration import SOLVERS
+from vdm_jax.diffusion.consistency import LCM, ConsistencyGrid
 from vdm_jax.diffusion.process import Process
 from vdm_jax.diffusion.windows import Windows
 from vdm_jax.errors import did_you_mean
@@ -36,6 +37,7 @@ from vdm_jax.sharding import LogicalRules, activation_sharding, constrain, repli
 from vdm_jax.types import Array
 
 Merge = Callable[[Any], Mapping[str, nnx.Module]]
+MOST_GUIDANCE = 2.0  # of a distilled model, which has its teacher's guidance within
 ZEROED = ("concat", "image", "hint", "audio")  # conditions that are zeros where there is none
 
 
@@ -95,6 +97,13 @@ class SampleConfig:
         return self.guidance if self.guidance_from is None else linear(self.guidance_from, self.guidance, frames)
 
 
+def check_distilled(grid: ConsistencyGrid, process: Process, config: SampleConfig) -> None:
+    """Refuses choices that a consistency model cannot be sampled with; raises ValueError."""
+    if config.solver != "lcm":
+        raise ValueError(f"solver: {config.solver!r} does not sample a model distilled by consistency; use 'lcm'")
+    grid.sampled(process, config.steps)
+
+
 def make_generator(
     process: Process,
     merge: Merge,
@@ -103,6 +112,7 @@ def make_generator(
     null: Mapping[str, np.ndarray] | None,
     mesh: Mesh | None = None,
     known_way: str = "clean",
+    distilled: ConsistencyGrid | None = None,
 ) -> Callable[..., Array]:
     """Builds the compiled sampler of one clip shape.
 
@@ -115,6 +125,7 @@ def make_generator(
       null: the tokenised empty prompt, `text_ids [1, L]` and `text_mask [1, L]`; None without a text encoder.
       mesh: where the parameters are; clips are split over it as in training, and come back whole on each device.
       known_way: how given frames were shown in training, `clean` or `shared` (see `known`).
+      distilled: the levels that a consistency model knows; sampling then visits some of them.
 
     Returns:
       `generate(params, given, key) -> float32 [B, T, H, W, C]`, where `given` holds `text_ids [B, L]` and
@@ -123,7 +134,8 @@ def make_generator(
       `known`, what is given of the clips (`sampling.Known`).  It raises ValueError if B is not at least 1, if the
       source lacks something, or if what is known does not fit the clips.
     """
-    drawing = _Drawing(process, merge, config, (config.frames or clip_shape[0], *clip_shape[1:]), null, known_way)
+    shape = (config.frames or clip_shape[0], *clip_shape[1:])
+    drawing = _Drawing(process, merge, config, shape, null, known_way, distilled)
     drawing.check()
 
     def on_mesh(*arguments) -> Array:
@@ -165,12 +177,21 @@ class _Drawing:
     shape: tuple[int, int, int, int]
     null: Mapping[str, np.ndarray] | None
     known_way: str
+    distilled: ConsistencyGrid | None
 
     def check(self) -> None:
         """Says what can be said before anything is compiled; raises ValueError for windows that leave frames out."""
         for windows in (self.config.windows, self.config.co_denoise):
             if windows is not None:
                 windows.starts(self.shape[0])
+        if self.distilled is not None:
+            check_distilled(self.distilled, self.process, self.config)
+            if self.config.guidance > MOST_GUIDANCE:
+                warnings.warn(
+                    f"sample.guidance: {self.config.guidance:g} on top of the teacher's, which a distilled model has"
+                    f" taken in; {MOST_GUIDANCE:g} or less is usual",
+                    stacklevel=3,
+                )
         source = noise_from(self.config.noise, "noise")
         if source != INDEPENDENT and SOLVERS[self.config.solver]().stochastic:
             warnings.warn(
@@ -203,9 +224,12 @@ class _Drawing:
         if config.co_denoise is not None:
             denoiser = codenoised(denoiser, config.co_denoise)
         prior_key, loop_key = jax.random.split(key)
-        tau = uniform(np.asarray(process.levels(config.steps)), self.shape[0])
+        grid = self.distilled
+        levels = process.levels(config.steps) if grid is None else grid.sampled(process, config.steps)
+        tau = uniform(np.asarray(levels), self.shape[0])
         hooks = Hooks(edit_x0=lambda x0, x_t, info: jnp.clip(x0, -1.0, 1.0)) if config.clip_x0 else Hooks()
-        options = {"rng": loop_key, "solver": SOLVERS[config.solver](), "hooks": hooks}
+        solver = SOLVERS[config.solver]() if grid is None else LCM(grid.scaling)
+        options = {"rng": loop_key, "solver": solver, "hooks": hooks}
         if known is not None and self.known_way == "shared":  # given frames go down the levels with the others
             denoiser = replace_known(denoiser, process, known, way="shared")
         elif known is not None:

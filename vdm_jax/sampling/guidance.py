@@ -34,13 +34,13 @@ def guided(denoiser: Denoiser, scale: Scale, null: Mapping[str, Any], rescale: f
 
     Args:
       denoiser: called once, on a doubled batch (unconditional half first).
-      scale: w; a number, or `[T]` for a scale per frame.  Exactly 1.0 leaves the denoiser as it is.
+      scale: w; a number, `[T]` for a scale per frame, or `[B, T]`.  Exactly 1.0 leaves the denoiser as it is.
       null: key (`tokens`, `vector.fps` ...) -> unconditional value, batch dim 1 or B.
       rescale: r in [0, 1].
 
     Raises:
       ValueError: an empty `null`, `rescale` outside [0, 1]; when called, a key that the condition lacks, or a
-        scale that is neither a scalar nor `[T]`.
+        scale of another shape.
     """
     keys = [key for key in null if key != "tokens_mask"]
     return guided_nested(denoiser, [(keys, scale)], null, rescale)
@@ -107,12 +107,14 @@ def _rescaled(result: Array, conditional: Array, amount: float) -> Array:
 
 
 def _as_scale(scale: Scale, frames: int) -> Array:
-    """A scale as `[1, T]` (or `[1, 1]`)."""
+    """A scale as `[B, T]`, `[1, T]` or `[1, 1]`."""
     scale = jnp.asarray(scale, jnp.float32)
     if scale.ndim == 0:
         return scale.reshape(1, 1)
+    if scale.ndim == 2 and scale.shape[1] == frames:
+        return scale
     if scale.shape != (frames,):
-        raise ValueError(f"scale: shape {scale.shape} is neither a scalar nor [T]=({frames},)")
+        raise ValueError(f"scale: shape {scale.shape} is neither a scalar nor [T]=({frames},) nor [B, T]")
     return scale[None]
 
 

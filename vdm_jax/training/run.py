@@ -9,11 +9,13 @@ inspection.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh, Mesh
 
 from vdm_jax.adapters.lora import add_lora
@@ -30,10 +32,10 @@ from vdm_jax.training.guard import check_skips
 from vdm_jax.training.loop import DataIterator, Loop, Outcome, start_or_resume, train
 from vdm_jax.training.programs import Kept, Programs, compile_programs
 from vdm_jax.training.progress import Progress, open_progress
-from vdm_jax.training.recipe import plain
+from vdm_jax.training.recipe import Stage, Target, Update
 from vdm_jax.training.run_config import RunConfig
 from vdm_jax.training.run_directory import RunDirectory
-from vdm_jax.training.state import MakeNetworks, StatePlan, TrainState, plan_state, weights
+from vdm_jax.training.state import MakeNetworks, Params, StatePlan, TrainState, plan_state, subset, weights
 from vdm_jax.training.step import StepConfig, make_eval_step, make_train_step
 from vdm_jax.training.writers import open_writer
 
@@ -86,8 +88,16 @@ class Run:
         """`generate(params, text, key)`, see `sampling.make_generator`; params are those of `weights(state, ema)`."""
         shape = self.config.clip_shape
         process, merge = self.config.process, self.plan.networks.merge
-        way = getattr(self.objective, "known_way", "clean")
-        return make_generator(process, merge, self.config.sample, shape, self.null, self.mesh, way)
+        way, grid = getattr(self.objective, "known_way", "clean"), self.config.objective.distilled
+        return make_generator(process, merge, self.config.sample, shape, self.null, self.mesh, way, grid)
+
+    def with_copies(self, params: Params) -> Params:
+        """Parameters in which the networks that begin as the backbone are so, as far as they have its parameters."""
+        copies = {}
+        for name in self.config.objective.copies:
+            paths = frozenset(flatten_dict(self.plan.abstract.params[name]))
+            copies[name] = jax.tree.map(jnp.copy, subset(params["backbone"], paths))  # donated: no array twice
+        return {**params, **copies}
 
 
 def assemble(
@@ -119,29 +129,43 @@ def assemble(
     dropout = flatten(config.train.dropout)  # a ConfigDict takes no "vector.fps" for a name
     scalars = {"vector": config.train.vector, "constants": config.train.constants}
     objective = config.objective.make(config.process, dropout=dropout, **scalars, **empty)
-    stage = plain(objective, config.optimizer, config.train.steps, config.trains).stages[0]
-    train = config.train
+    train, stage = config.train, _stage(config, objective)
     kept = {"ema": config.ema, "guard": config.guard, "masters": train.masters, "frozen": train.frozen}
     plan = plan_state(_maker(config, vocab_size), stage, mesh, **kept)
     return Run(config, plan, objective, null)
 
 
+def _stage(config: RunConfig, objective: Any) -> Stage:
+    """The one stage of a run.  With networks that begin as the backbone, it is the backbone that trains."""
+    copies = config.objective.copies
+    targets = tuple(Target(name, "backbone", decay) for name, decay in copies.items() if decay is not None)
+    still = tuple(f"!{name}" for name, decay in copies.items() if decay is None)
+    trains = ("backbone",) if copies and config.trains == ("*",) else config.trains
+    update = Update("train", objective, config.optimizer, (*trains, *still))
+    return Stage("train", (update,), config.train.steps, targets)
+
+
 def _maker(config: RunConfig, vocab_size: int) -> MakeNetworks:
-    """What builds the networks of a run."""
-    lora = config.lora
-    if lora is None:
-        return lambda rngs: config.networks.make(vocab_size, rngs)
-    names = names_of(config.networks.model)
+    """What builds the networks of a run; what follows the backbone has its low-rank pairs too."""
+    copies = config.objective.copies
 
     def make(rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         networks = config.networks.make(vocab_size, rngs)
-        try:
-            add_lora(networks["backbone"], lora, rngs, names)
-        except ValueError as error:
-            raise ValueError(f"config.lora.{error}") from None
+        networks |= {name: config.networks.make(vocab_size, rngs)["backbone"] for name in copies}
+        if config.lora is not None:
+            for name in ("backbone", *(name for name, decay in copies.items() if decay is not None)):
+                _adapt(networks[name], config, rngs)
         return networks
 
     return make
+
+
+def _adapt(backbone: nnx.Module, config: RunConfig, rngs: nnx.Rngs) -> None:
+    """Adds the low-rank pairs of a run."""
+    try:
+        add_lora(backbone, config.lora, rngs, names_of(config.networks.model))
+    except ValueError as error:
+        raise ValueError(f"config.lora.{error}") from None
 
 
 def train_run(

@@ -23,7 +23,7 @@ from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.models.networks import NetworksConfig, kind_of, networks_from
 from vdm_jax.objectives.configuration import objective_from, objective_to_dict
-from vdm_jax.sampling.generate import SampleConfig
+from vdm_jax.sampling.generate import SampleConfig, check_distilled
 from vdm_jax.sampling.noise import noise_from
 from vdm_jax.sharding import MeshConfig
 from vdm_jax.training.callbacks import LogConfig
@@ -235,6 +235,8 @@ def _check(run: RunConfig) -> None:
             f"config.sample.noise: reads {', '.join(sorted(reads))}, which samples made in training have none of; leave"
             " it to `vdm sample --flow`, or set log.sample_every to None"
         )
+    if run.objective.distilled is not None:
+        _check_distilled(run)
     if run.train.batch_size % run.train.accumulate:
         size, parts = run.train.batch_size, run.train.accumulate
         raise ValueError(f"config.train.accumulate: {parts} does not divide config.train.batch_size={size}")
@@ -249,6 +251,18 @@ def _check(run: RunConfig) -> None:
         field = "vector" if name in run.train.vector else "constants"
         raise ValueError(f"config.train.{field}: {name!r} is not in config.model.scalars, nothing reads it")
     _check_buckets(run)
+
+
+def _check_distilled(run: RunConfig) -> None:
+    """Refuses a grid that the process has not, and sampling that leaves it."""
+    try:
+        run.objective.distilled.levels(run.process)
+    except ValueError as error:
+        raise ValueError(f"config.objective.{error}") from None
+    try:
+        check_distilled(run.objective.distilled, run.process, run.sample)
+    except ValueError as error:
+        raise ValueError(f"config.sample.{error}") from None
 
 
 def _check_buckets(run: RunConfig) -> None:

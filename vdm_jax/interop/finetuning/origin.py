@@ -18,7 +18,7 @@ So a run goes on without what it was started from, and an export can say where i
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,12 @@ class Origin:
         """Whether the weights are those of an import, which holds one network, and not of a trained run."""
         return self.pipeline == self.run
 
-    def params(self, plan: StatePlan) -> Params:
+    def params(self, plan: StatePlan, without: Collection[str] = ()) -> Params:
         """The weights on the mesh of a plan, by the names of its networks; of an import, `backbone` alone.
+
+        Args:
+          plan: of the run.
+          without: its networks that are not among the weights.
 
         Raises:
           ValueError: the networks of the plan are others.
@@ -105,7 +109,8 @@ class Origin:
             kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
             return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding)
 
-        abstract = jax.tree.map(stored, plan.abstract.params)
+        held = {name: part for name, part in plan.abstract.params.items() if name not in without}
+        abstract = jax.tree.map(stored, held)
         return restore_weights((path / "checkpoints").absolute(), self.part, abstract=abstract).state
 
     def place(self) -> tuple[Path, str] | None:
