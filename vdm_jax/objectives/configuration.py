@@ -21,8 +21,8 @@ from vdm_jax.diffusion.consistency import ConsistencyGrid
 from vdm_jax.diffusion.masks import Bernoulli, Blocks, Ends, MaskSampler, Mixture, OneFrame, Prefix, Strided
 from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
-from vdm_jax.objectives.corruption import NoisyCondition
 from vdm_jax.objectives.consistency import ConsistencyObjective, GuidanceRamp, GuidanceRange
+from vdm_jax.objectives.corruption import NoisyCondition
 from vdm_jax.objectives.denoising import KNOWN_WAYS, MEANS, DenoisingObjective
 from vdm_jax.sampling.noise import noise_from
 
