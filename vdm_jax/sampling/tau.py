@@ -5,7 +5,7 @@ a matrix is every sampling scheme there is:
 
   uniform           all frames together                                    ordinary generation
   with_given        the given frames at 0 throughout                       image-to-video, prediction, interpolation
-  from_level        all frames together, from a clip noised part of the way   video-to-video, start from a picture
+  from_level        all frames together, from a clip noised in part        video-to-video, clips like a picture
   staircase         frame i starts i * lag steps later                     pyramids, rolling and causal generation
                     (rolling diffusion, arXiv 2402.09470; lag = K is frame by frame)
 
