@@ -238,7 +238,9 @@ def test_what_was_encoded_is_trained_on_and_sampled(runs, latents, tmp_path, mon
     assert main(["train", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")]) == 0
     opened = []
     monkeypatch.setattr(
-        sample_published, "generate", lambda pipeline, request: opened.append(pipeline) or generate(pipeline, request)
+        sample_published,
+        "generate",
+        lambda pipeline, *given, **named: opened.append(pipeline) or generate(pipeline, *given, **named),
     )
     size = ["--frames", "1", "--height", "16", "--width", "16", "--steps", "1", "--guidance", "1"]
     out = tmp_path / "x.mp4"
