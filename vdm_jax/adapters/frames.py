@@ -16,6 +16,7 @@ and are what trains under the pattern `first_frame` (`nn.path_filter`).  Where w
 adapted network afterwards, `copied` makes the copy again.  What comes out at frame i depends on frames i and j alone.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -88,9 +89,9 @@ class _FrameAttention(SelfAttention):
             q, k = rotate(q, rotary), rotate(k, rotary)
         return self._attend(x, q, k, v, rotary, {"partition": partition, "length": length})
 
+    @abc.abstractmethod
     def _attend(self, x: Array, q: Array, k: Array, v: Array, rotary: Array | None, where: dict) -> Array:
         """From queries, keys and values `[B, T, H, N, c]` to what the layer gives."""
-        raise NotImplementedError
 
     def _look(self, q: Array, k: Array, v: Array, policy: Policy, where: dict) -> Array:
         return attend(q, k, v, policy=policy, kernel=self.kernel, scale=self.scale, layout=_LAYOUT, **where)
