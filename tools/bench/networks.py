@@ -142,12 +142,20 @@ def _network(name: str, options: Options, compiled: bool) -> list[Figure]:
         "forward": (lambda: forward(params).block_until_ready(), infer),
         "forward_backward": (lambda: jax.block_until_ready(gradients(params)), backpropagate),
     }
-    figures = []
-    for what, (our_call, their_call) in passes.items():
-        peers = {OURS: our_call} | {side: their_call(module) for side, module in sides.items()}
-        bar = None if options.quick else peer.bar
-        figures += _compared(f"models/{name}/{what}", alternate(peers, rounds), options.threads, bar)
-    return figures
+    peers = {
+        what: {OURS: our_call} | {side: their_call(module) for side, module in sides.items()}
+        for what, (our_call, their_call) in passes.items()
+    }
+    for calls in peers.values():  # inductor takes minutes a network: all of it before the first round
+        for call in calls.values():
+            call()
+    say(f"{name}: compiled")
+    bar = None if options.quick else peer.bar
+    return [
+        figure
+        for what, calls in peers.items()
+        for figure in _compared(f"models/{name}/{what}", alternate(calls, rounds), options.threads, bar)
+    ]
 
 
 def _compared(name: str, times, threads: int, bar: float | None) -> list[Figure]:
