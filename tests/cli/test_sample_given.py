@@ -33,6 +33,15 @@ def test_given_frames_are_in_the_clip_and_it_is_said_what_the_run_was_not_traine
     assert abs(made[1] - 60).mean() > 8
 
 
+def test_frames_are_given_of_a_clip_as_long_as_it_is_asked_for(silent_run, clip, tmp_path):
+    more = ["--frames", 6, "--video", clip / "clip.mp4", "--given", "0,5"]
+    with pytest.warns(UserWarning, match="not trained with independent times"):
+        assert sample(silent_run, tmp_path / "x.mp4", *more) == 0
+    made = np.asarray(decode(tmp_path / "x.mp4")).astype(int)
+    assert made.shape == (6, 16, 16, 3)
+    assert abs(made[5] - 220).mean() < 8
+
+
 def test_a_long_video_begins_with_the_picture_and_goes_on_chunk_by_chunk(silent_run, clip, tmp_path):
     more = ["--image", clip / "last.png", "--frames", 7, "--overlap", 2]
     with pytest.warns(UserWarning, match="not trained with independent times"):
@@ -48,6 +57,12 @@ def test_a_long_video_begins_with_the_picture_and_goes_on_chunk_by_chunk(silent_
         (["--given", "0"], "--given: 0 are frames of --video (or --image), and neither is there"),
         (["--video", "clip.mp4"], "--given: missing; say which frames of clip.mp4 are given, as in --given 0,3"),
         (["--video", "clip.mp4", "--given", "0,4"], "--given: frame 4 is not in a clip of 4 frames (0 to 3)"),
+        (
+            ["--frames", "6", "--video", "clip.mp4"],
+            "--given: missing; say which frames of clip.mp4 are given, as in --given 0,5",
+        ),
+        (["--frames", "2", "--video", "clip.mp4", "--given", "0,3"], "frame 3 is not in a clip of 2 frames (0 to 1)"),
+        (["--frames", "0", "--image", "a.png"], "--frames: 0 must be 1 or more"),
         (["--video", "clip.mp4", "--given", "0,1,2,3"], "--given: all 4 frames are given, nothing is left to generate"),
         (["--video", "clip.mp4", "--given", "first"], "--given: 'first' are not numbers of frames, as in 0,7"),
         (["--image", "a.png", "--given", "0,1"], "--given: 0,1 are 2 frames, and --image is one"),

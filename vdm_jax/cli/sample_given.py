@@ -33,7 +33,9 @@ def check(args: argparse.Namespace, config: RunConfig) -> None:
     Raises:
       ValueError: options that contradict each other or the run.
     """
-    frames, channels = config.clip_shape[0], config.clip_shape[-1]
+    frames, channels = _frames(args, config), config.clip_shape[-1]
+    if args.frames is not None and args.frames < 1:
+        raise ValueError(f"--frames: {args.frames} must be 1 or more")
     if args.image is not None and args.video is not None:
         raise ValueError("--image: the frames come from it or from --video, not from both")
     source = "--image" if args.image is not None else "--video" if args.video is not None else None
@@ -59,6 +61,12 @@ def check(args: argparse.Namespace, config: RunConfig) -> None:
             " (objective.masks is empty), so the clips may have little to do with the frames that are given",
             stacklevel=2,
         )
+
+
+def _frames(args: argparse.Namespace, config: RunConfig) -> int:
+    """Of one clip: as many as are asked for, unless the video is made of several."""
+    asked = args.frames if args.overlap is None else None
+    return asked or config.sample.frames or config.clip_shape[0]
 
 
 def numbers(args: argparse.Namespace, frames: int) -> list[int]:
