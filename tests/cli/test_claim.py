@@ -82,6 +82,20 @@ def test_a_claim_that_fails_says_so_and_all_of_them_make_a_page(experiments, cap
     assert "(quick/squares.png)" in page
 
 
+def test_all_goes_on_after_a_claim_that_breaks(experiments, capfd):
+    (experiments / "methods.toml").write_text(INDEX.replace("later", "after"))
+    (experiments / "after").mkdir()
+    (experiments / "after" / "claim.py").write_text(CLAIM.replace("LIMIT", "1"))
+    (experiments / "quick" / "claim.py").write_text(CLAIM.replace("LIMIT", "1").replace("lab.seed == 7", "True"))
+    assert claim(experiments, "--all", "--seeds", "1") == 1
+    said = capfd.readouterr()
+    assert "quick: seed 0 failed; its message is above; its old results stay" in said.err
+    assert "after: too few seeds" in said.out
+    page = (experiments / "RESULTS.md").read_text()
+    assert "(after/README.md)" in page
+    assert "(quick/README.md)" not in page
+
+
 def test_a_seed_that_breaks_leaves_the_old_results(experiments, capfd):
     old = experiments / "quick" / "results.json"
     old.write_text('{"state": "failed"}')

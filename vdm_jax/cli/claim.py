@@ -1,7 +1,8 @@
 """`vdm claim`: measures the claim of a published method at toy scale, a process for each seed.
 
 Seeds share the machine: as many run at once as there are CPUs, each on its own, for small networks gain little from a
-second one.  Compiled programs are kept in the cache, so the seeds after the first ones compile nothing.
+second one.  Compiled programs are kept in the cache, so the seeds after the first ones compile nothing.  What it finds
+goes into the method's `results.json`, and from there into `experiments/RESULTS.md`, the table of all methods.
 """
 
 import argparse
@@ -33,7 +34,7 @@ BASES = "bases.py"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("method", metavar="SLUG", nargs="?", help="which method, see vdm methods")
-    parser.add_argument("--all", action="store_true", help="every method that is built; writes experiments/RESULTS.md")
+    parser.add_argument("--all", action="store_true", help="every method that is built")
     parser.add_argument("--bases", action="store_true", help="train the base models that claims start from, and stop")
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="seeds 0 to N - 1 (%(default)s)")
     parser.add_argument("--budget", default="fast", help=f"{' or '.join(BUDGETS)} (%(default)s)")
@@ -60,15 +61,21 @@ def run(args: argparse.Namespace) -> int:
     found: list[Figure] = []
     failed = False
     for method in chosen:
-        outcome = run_claim(method, range(args.seeds), args.budget, cache, args.jobs)
+        try:
+            outcome = run_claim(method, range(args.seeds), args.budget, cache, args.jobs)
+        except RunError as error:
+            if not args.all:
+                raise
+            print(f"{error}; its old results stay", file=sys.stderr)
+            failed = True
+            continue
         write_results(method, outcome)
+        write_summary(experiments, list(methods.values()))
         found += figures(method.slug, outcome)
         failed |= outcome.state == FAILED
         print(f"{method.slug}: {outcome.claim.says}")
         print(figures_table(figures(method.slug, outcome)))
         print(f"{method.slug}: {outcome.state}, {args.budget}, {args.seeds} seeds")
-    if args.all:
-        print(f"written: {write_summary(experiments, list(methods.values()))}")
     if args.json:
         write_figures(args.json, found)
     return 1 if failed else 0

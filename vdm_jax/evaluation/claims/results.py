@@ -71,7 +71,7 @@ def write_results(method: Method, outcome: Outcome) -> None:
 
 def write_summary(experiments: Path, methods: Sequence[Method]) -> Path:
     """Writes `RESULTS.md`: every method that has been run, its checks and its pictures; returns the path."""
-    parts = ["# Results", "", "Written by `vdm claim --all`; each row is a check, fixed before it was measured.", ""]
+    parts = ["# Results", "", "Written by `vdm claim`; each row is a check, fixed before it was measured.", ""]
     for method in methods:
         results = method.results
         if results is None:
