@@ -6,7 +6,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from tests.adapters.frozen import DEPTH, DIM, Network, check_only_the_adapter_trains, inputs, matrix_products, training
-from vdm_jax.adapters.lora import LoRAConfig, Site, add_lora, merged, sites
+from vdm_jax.adapters.lora import LoRAConfig, Site, add_lora, beside, merged, sites
 from vdm_jax.nn.conv import Conv
 from vdm_jax.nn.linear import Linear
 from vdm_jax.sharding import MeshConfig, place_batch
@@ -142,3 +142,39 @@ def test_wrong_fields_are_refused(fields, message):
 def test_a_target_without_a_layer_names_the_nearest():
     with pytest.raises(ValueError, match="targets: no parameter matches 'atention'; .*did you mean 'attention'"):
         add_lora(Network(nnx.Rngs(0)), LoRAConfig(("atention",)), nnx.Rngs(0))
+
+
+def drawn(make, seed):
+    """Parameters of a network as arrays of numpy, so that nothing is compiled; none is zero."""
+    rng, shapes = np.random.default_rng(seed), split_params({"backbone": jax.eval_shape(make)})["backbone"]
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def with_pairs():
+    network = Network(nnx.Rngs(0))
+    adapt(network, nnx.Rngs(0))
+    return network
+
+
+def test_pairs_go_beside_the_same_layers_of_another_network():
+    """At scale 0 nothing of them is left, bit for bit, whatever they are."""
+    trained, other = drawn(with_pairs, 0), drawn(lambda: Network(nnx.Rngs(0)), 1)
+    together = beside(other, trained)
+    for found, wanted in zip(jax.tree.leaves(merged(together, 0.0)), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    pair = trained["over_time"]["lora"]
+    delta = np.einsum("twhir,ro->twhio", pair["a"]["kernel"], pair["b"]["kernel"])
+    changed = merged(together, 2.0)["over_time"]["kernel"]
+    np.testing.assert_allclose(changed, other["over_time"]["kernel"] + 2.0 * delta, rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_of_another_network_are_listed():
+    trained, other = drawn(with_pairs, 0), drawn(lambda: Network(nnx.Rngs(0)), 1)
+    other["blocks"]["attention"]["qkv"]["kernel"] = np.zeros((DEPTH + 1, DIM, 2, 3, 8), np.float32)
+    del other["over_time"]
+    with pytest.raises(ValueError, match="pairs: 4 are of another network") as refused:
+        beside(other, trained)
+    assert "blocks/attention/qkv/lora/q [2, 16, 2, 8] ([3, 16, 2, 8] here)" in str(refused.value)
+    assert "over_time/lora [3, 1, 1, 16, 16] (there is no such layer)" in str(refused.value)
+    with pytest.raises(ValueError, match="pairs: there are none"):
+        beside(other, other)

@@ -188,6 +188,43 @@ def merged(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
     return unflatten_dict(whole)
 
 
+def beside(params: Mapping[str, Any], pairs: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a network with pairs that were trained beside those of another, of the same layers.
+
+    So what was learned on pictures goes into the network of videos that was built on the same one of pictures
+    (arXiv 2402.00769): `merged(beside(params, pairs), scale)`.
+
+    Args:
+      params: nested dict of a network without pairs.
+      pairs: nested dict that holds pairs; the rest of it is not looked at.
+
+    Raises:
+      ValueError: no pair, or some whose layer is not there or of another size; names all of these.
+    """
+    flat, held = flatten_dict(params), {path: leaf for path, leaf in flatten_dict(pairs).items() if TAG in path}
+    if not held:
+        raise ValueError("pairs: there are none among these weights")
+    wrong = []
+    for path, a in held.items():
+        if path[-2:] == ("a", "kernel"):
+            at = path.index(TAG)
+            layer, fused = path[:at], len(path) > at + 3
+            wanted, kernel = _between(a, held[*path[:-2], "b", "kernel"]), flat.get((*layer, "kernel"))
+            found = None if kernel is None else (*kernel.shape[:-2], kernel.shape[-1]) if fused else kernel.shape
+            if found != wanted:
+                here = "there is no such layer" if found is None else f"{list(found)} here"
+                wrong.append(f"{'/'.join(path[:-2])} {list(wanted)} ({here})")
+    if wrong:
+        raise ValueError(f"pairs: {len(wrong)} are of another network: {', '.join(wrong)}")
+    return unflatten_dict({**flat, **held})
+
+
+def _between(a: Array, b: Array) -> tuple[int, ...]:
+    """The shape of the kernel that a pair stands beside, one matrix of it where it is fused."""
+    layers = min(a.ndim, b.ndim) - 2  # A may have a window, and B several dims of outputs
+    return (*a.shape[:-1], *b.shape[layers + 1 :])
+
+
 def _plus(kernel: Array, matrix: str, a: Array, b: Array, scale: float) -> Array:
     """`W + s B A` by operators alone, so that arrays of numpy stay such and nothing is compiled for them."""
     names = _matrices(kernel.shape[-2]) if matrix else ""
