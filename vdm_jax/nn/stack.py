@@ -13,6 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from vdm_jax.errors import did_you_mean
+from vdm_jax.nn import taps
 from vdm_jax.sharding.context import target_platform
 from vdm_jax.sharding.gather import gathered
 
@@ -80,14 +81,18 @@ def run_stack_with(
       `x` behind the last block, and what the blocks have now, stacked.
     """
 
-    def step(carry, block_and_own):
-        block, mine = block_and_own
-        return body(gathered(block), checkpoint_name(carry, "block_in"), mine)
+    def step(carry, block_own_given):
+        block, mine, given = block_own_given
+        with taps.inside(given) as seen:
+            carry, mine = body(gathered(block), checkpoint_name(carry, "block_in"), mine)
+        return carry, (mine, seen)
 
     if remat != "none":
         # Inside a scan the compiler cannot merge the recomputation with the forward pass, so no barrier is needed.
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(step, x, (blocks, own), unroll=_unroll(blocks, remat))
+    x, (own, seen) = jax.lax.scan(step, x, (blocks, own, taps.given_to(blocks)), unroll=_unroll(blocks, remat))
+    taps.report(seen)
+    return x, own
 
 
 def _unroll(blocks: nnx.Module, remat: str) -> int:

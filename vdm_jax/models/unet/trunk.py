@@ -18,6 +18,7 @@ from vdm_jax.models.unet.place import Place
 from vdm_jax.models.unet.residual import SPACE, Downsample, Upsample
 from vdm_jax.models.unet.temporal import UNITS
 from vdm_jax.models.unet.transformer import Context
+from vdm_jax.nn import taps
 from vdm_jax.nn.conv import Conv
 from vdm_jax.nn.embeddings import ScalarEmbedding, VectorEmbedding, sinusoidal
 from vdm_jax.nn.group_norm import GroupNorm
@@ -175,6 +176,13 @@ def rematerialised(policy: str) -> Callable[[Layer, Array, Context], Array]:
     def run(layer: Layer, x: Array, ctx: Context) -> Array:
         if policy == "none":
             return layer(x, ctx)
-        return jax.checkpoint(lambda layer, x: layer(x, ctx), policy=REMAT_POLICIES[policy])(layer, x)
+
+        def read(layer: Layer, x: Array) -> tuple[Array, dict[str, Array]]:
+            with taps.inside(taps.given_to(layer)) as seen:
+                return layer(x, ctx), seen
+
+        x, seen = jax.checkpoint(read, policy=REMAT_POLICIES[policy])(layer, x)
+        taps.report(seen)
+        return x
 
     return run
