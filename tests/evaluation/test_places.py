@@ -14,6 +14,7 @@ def test_each_channel_has_a_place_of_its_own():
     np.testing.assert_allclose(bright_places(video, 2.0), 2 * found, rtol=1e-6)
 
 
-def test_what_is_half_as_bright_counts_a_quarter():
+def test_what_is_half_as_bright_counts_a_quarter_or_a_half():
     row = np.array([-1.0, 1.0, 0.0, -1.0]).reshape(1, 4, 1)
     np.testing.assert_allclose(bright_places(row), [[(1.5 + 0.25 * 2.5) / 1.25, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(bright_places(row, power=1.0), [[(1.5 + 0.5 * 2.5) / 1.5, 0.5]], rtol=1e-6)
