@@ -9,8 +9,8 @@ def bright_places(video: np.ndarray, pixel: float = 1.0, power: float = 2.0) -> 
     Args:
       video: `[..., H, W, C]` in [-1, 1]; values outside are clipped.
       pixel: the side of one, in the unit of the result (latents have larger ones than clips).
-      power: of its brightness, in [0, 1], that a pixel is weighed by: 1 is exact where pixels are means of smaller ones,
-        2 holds down what is faint.
+      power: of its brightness, in [0, 1], that a pixel is weighed by: 1 is exact where pixels are means of
+        smaller ones, 2 holds down what is faint.
 
     Returns:
       float32 `[..., C, 2]`, (x, y) from the upper left corner of the frame.
