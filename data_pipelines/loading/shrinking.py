@@ -20,6 +20,12 @@ def shrink(video: np.ndarray, factor: int) -> np.ndarray:
     return small
 
 
+def averaged(video: np.ndarray, factor: int) -> np.ndarray:
+    """The same means, not rounded: any numbers `[..., H, W, C]` to float32 `[..., H / factor, W / factor, C]`."""
+    *lead, h, w, c = video.shape
+    return video.reshape(*lead, h // factor, factor, w // factor, factor, c).mean((-4, -2), dtype=np.float32)
+
+
 def _summed(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     total = parts[0].astype(dtype)
     for part in parts[1:]:

@@ -7,6 +7,7 @@ model     3 units (a spatial and a temporal block each) of width 64, one token a
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.loading.shrinking import averaged
 from data_pipelines.worlds.bounce.world import BounceConfig
 from data_pipelines.worlds.bounce.world import clip as bounce_clip
 from vdm_jax.diffusion import VP
@@ -60,7 +61,7 @@ def clips(count: int, seed: int, frames: int = FRAMES) -> np.ndarray:
         restitution=1.0,
     )
     video = np.stack([bounce_clip(world, index, seed).video[..., :1] for index in range(count)])
-    return video.reshape(count, frames, SIDE, 2, SIDE, 2, 1).mean((3, 5), dtype=np.float32) / 127.5 - 1.0
+    return averaged(video, 2) / 127.5 - 1.0
 
 
 def train(causal: bool, dirt: float, video: np.ndarray, steps: int, seed: int) -> Fitted:

@@ -8,6 +8,7 @@ model     3 units (a spatial and a temporal block each) of width 64, one token a
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.loading.shrinking import averaged
 from data_pipelines.worlds.bounce.world import COLOURS, BounceConfig
 from data_pipelines.worlds.bounce.world import clip as bounce_clip
 from vdm_jax.diffusion import VP
@@ -61,8 +62,7 @@ def clips(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     )
     found, amounts, index = [], [], 0
     while len(found) < count:
-        video = bounce_clip(world, index, seed).video.astype(np.float32) / 127.5 - 1.0
-        video = video.reshape(FRAMES, SIDE, 2, SIDE, 2, 3).mean((2, 4))
+        video = averaged(bounce_clip(world, index, seed).video.astype(np.float32) / 127.5 - 1.0, 2)
         amount = np.clip((video[:, :, :OPEN].max(-1) + 1) / 2, 0, 1).sum((1, 2))
         if hidden(amount) is not None:
             found.append(video)
