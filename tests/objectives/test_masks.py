@@ -145,6 +145,20 @@ def test_what_is_given_is_said_once():
         call(DenoisingObjective(PROCESS, masks=Ends()), batch_of(known=jnp.zeros((B, T), bool)))
 
 
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (jnp.ones((B, T)), "known: the mask must be bool, True where content is given; got float32"),
+        (jnp.ones((B, T), jnp.int32), "known: the mask must be bool, True where content is given; got int32"),
+        (jnp.ones((B, T, 8 * H, 8 * W, 1), bool), r"known: mask shape .* does not fit a clip of"),
+        (jnp.ones((B, T + 1), bool), r"known: mask shape .* does not start with \[B, T\]"),
+    ],
+)
+def test_masks_of_another_grid_or_polarity_are_refused(known, message):
+    with pytest.raises(ValueError, match=message):
+        call(DenoisingObjective(PROCESS), batch_of(known=known))
+
+
 def test_tasks_from_a_config():
     section = {
         "kind": "denoising",

@@ -31,6 +31,7 @@ from vdm_jax.diffusion.process import Process
 from vdm_jax.errors import did_you_mean
 from vdm_jax.objectives import Batch, Networks
 from vdm_jax.objectives.corruption import NoisyCondition
+from vdm_jax.sampling.known import check_mask
 from vdm_jax.sampling.noise import INDEPENDENT, NoiseSource
 from vdm_jax.sampling.noise import draw as draw_noise
 from vdm_jax.types import CONDITION_KEYS, Array, Condition, Time, check_condition
@@ -62,7 +63,8 @@ class DenoisingObjective:
       bands: noise-level bands of `evaluate`.
 
     A batch may also hold any key of `types.CONDITION_KEYS`, passed on as it is (of `length`, padding does not count),
-    and `counts [B, T]` bool, frames whose error counts as far as they are not given.
+    and `counts [B, T]` bool, frames whose error counts as far as they are not given.  A mask
+    `known` of another type or size is refused, as in `sampling.known`.
     """
 
     process: Process
@@ -234,7 +236,8 @@ class DenoisingObjective:
         process = self.process
         x0 = jax.tree.map(as_float, batch[self.clip])
         noise = draw_noise(self.noise, keys, x0, batch)
-        known, counts = batch.get("known"), _counting(batch, leading_shape(x0)[1])
+        known = check_mask(batch["known"], x0) if "known" in batch else None
+        counts = _counting(batch, leading_shape(x0)[1])
         if known is not None and self.known_way == "clean":
             time = jnp.where(given_frames(known), 0.0, time)
         x_t = process.q_sample(x0, noise, time)

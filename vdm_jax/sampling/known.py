@@ -42,27 +42,37 @@ class Known(NamedTuple):
         return self.mask.ndim == 2
 
 
-def check_known(known: Known, x: Clip) -> Known:
-    """Returns `known` with a bool mask after checking its shapes against a clip.
+def check_mask(mask: Array, x: Clip) -> Array:
+    """Returns a mask of what is given, bool with the batch of a clip, after checking its type and shape against it.
 
     Raises:
-      ValueError: a mask that is not bool (0/1 numbers have no agreed polarity) or does not fit, a value unlike x.
+      ValueError: a mask that is not bool (0/1 numbers have no agreed polarity), or does not fit the clip.
     """
-    mask = jnp.asarray(known.mask)
+    mask = jnp.asarray(mask)
     if mask.dtype != jnp.bool_:
         raise ValueError(f"known: the mask must be bool, True where content is given; got {mask.dtype}")
     batch, frames = leading_shape(x)
     if mask.ndim < 2 or mask.shape[0] not in (1, batch) or mask.shape[1] != frames:
         raise ValueError(f"known: mask shape {mask.shape} does not start with [B, T]=({batch}, {frames})")
+    for leaf in jax.tree.leaves(x):
+        fits = mask.ndim == leaf.ndim and all(m in (1, n) for m, n in zip(mask.shape, leaf.shape))
+        if mask.ndim > 2 and not fits:
+            raise ValueError(f"known: mask shape {mask.shape} does not fit a clip of {leaf.shape}")
+    return jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
+
+
+def check_known(known: Known, x: Clip) -> Known:
+    """Returns `known` with a bool mask after checking its shapes against a clip.
+
+    Raises:
+      ValueError: as `check_mask`; a value unlike x.
+    """
+    mask = check_mask(known.mask, x)
     if jax.tree.structure(known.value) != jax.tree.structure(x):
         raise ValueError("known: the value has other leaves than the clip")
     for given, leaf in zip(jax.tree.leaves(known.value), jax.tree.leaves(x)):
         if jnp.shape(given) != leaf.shape:
             raise ValueError(f"known: value shape {jnp.shape(given)}, the clip has {leaf.shape}")
-        fits = mask.ndim <= leaf.ndim and all(m in (1, n) for m, n in zip(mask.shape, leaf.shape))
-        if mask.ndim > 2 and not (fits and mask.ndim == leaf.ndim):
-            raise ValueError(f"known: mask shape {mask.shape} does not fit a clip of {leaf.shape}")
-    mask = jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
     return Known(mask, jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), known.value))
 
 
