@@ -14,6 +14,7 @@ import numpy as np
 from vdm_jax.errors import RunError
 
 STEP = 2  # every second pixel of every second row gives the same mean change
+WINDOW = 2  # pictures on either side that a jump is held against
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,26 @@ class Cascade:
         return found
 
 
+def jumps(video: np.ndarray, settings: CascadeSettings) -> list[int]:
+    """Where a clip in memory jumps from one picture to the next, in the pass at the full rate.
+
+    What is a jump is told from the two pictures on either side, which the ends of a clip have not; there it is played
+    backwards for as long.
+
+    Args:
+      video: RGB uint8 [T, H, W, 3].
+      settings: of the cascade; its slow passes are left out.
+
+    Returns:
+      the numbers of the pictures that follow a jump, rising.
+    """
+    cascade = Cascade(dataclasses.replace(settings, rates=(), changes=()))
+    before = min(WINDOW + 1, len(video) - 1)  # the first picture of all has no change
+    turned = [*video[before:0:-1], *video, *video[-2 : -WINDOW - 2 : -1]]
+    found = [c.last - before for k, frame in enumerate(turned) for c in cascade.feed(k, float(k), frame[..., ::-1])]
+    return sorted({place for place in found if 0 < place < len(video)})
+
+
 class _SlowPass:
     """Which pictures a detector at a lower rate sees.
 
@@ -111,7 +132,9 @@ def _full_rate(detectors: Any, settings: CascadeSettings) -> Any:
             found = super().process_frame(timecode, frame_img)
             return [*found, timecode] if self._frame_score >= settings.jump else found
 
-    return Jumps(adaptive_threshold=settings.ratio, min_scene_len=0, window_width=2, min_content_val=settings.floor)
+    return Jumps(
+        adaptive_threshold=settings.ratio, min_scene_len=0, window_width=WINDOW, min_content_val=settings.floor
+    )
 
 
 def _scenedetect() -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("cv2", reason="the curate extra")
 pytest.importorskip("scenedetect", reason="the curate extra")
 
-from data_pipelines.curation.cut_cascade import CascadeSettings
+from data_pipelines.curation.cut_cascade import CascadeSettings, jumps
 from data_pipelines.curation.cuts import FADE, HARD, Cut, CutSettings, find_cuts
 from data_pipelines.curation.small_pictures import small_pictures
 from data_pipelines.worlds.footage.files import KINDS, write_video
@@ -180,6 +180,14 @@ def test_unusable_files(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(VideoError):
         find_cuts(tmp_path / "text.mp4", CutSettings())
+
+
+@pytest.mark.parametrize("place", [1, 2, 5, 7])
+def test_jump_anywhere_in_a_short_clip_in_memory(first, second, place):
+    settings = CascadeSettings()
+    assert jumps(first[:8], settings) == []
+    assert jumps(np.concatenate([first[:place], second[place:8]]), settings) == [place]
+    assert jumps(first[:1], settings) == []
 
 
 @pytest.mark.parametrize(
