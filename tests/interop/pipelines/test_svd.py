@@ -1,5 +1,6 @@
 """Stable Video Diffusion's published pipeline: the same picture and noise in, the same clip out."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -96,3 +97,19 @@ def test_what_cannot_be_is_refused(opened):
     ):
         with pytest.raises(ValueError, match=why):
             pipeline.complete(Request(**said))
+
+
+def test_what_was_never_told_in_training_is_warned_of(opened):
+    pipeline = open_pipeline(opened[1])
+    first = picture(20, 40, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.complete(Request(image=first, fps=6.0))
+    for said, why in (
+        ({"fps": 5.0}, "fps: the network is told 4, training had 5 to 30"),
+        ({"options": {"motion_bucket_id": 256}}, "motion_bucket_id: the network is told 256, training had 0 to 255"),
+        ({"frames": 8}, "8 frames of 576 x 1024: the network was trained on 4 frames of 576 x 1024"),
+        ({"height": 512}, "4 frames of 512 x 1024: the network was trained on"),
+    ):
+        with pytest.warns(UserWarning, match=why):
+            pipeline.complete(Request(image=first, **said))

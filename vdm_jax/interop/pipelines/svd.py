@@ -8,6 +8,7 @@ The unconditional branch has zeros for latents and features, and the same number
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Reque
 from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.encoders.image_processing import MEAN, STD, svd_picture
 from vdm_jax.sampling import Denoiser, guided, make_denoiser
+
+TOLD = {"fps": (5, 30), "motion_bucket_id": (0, 255)}  # in training; of a clip's frame rate one less is told
 
 
 class StableVideoDiffusion(Pipeline):
@@ -60,7 +63,21 @@ class StableVideoDiffusion(Pipeline):
         for name, value in {"image_mean": list(MEAN), "image_std": list(STD)}.items():
             if said.get(name, value) != value:
                 raise ValueError(f"feature_extractor: {name}={said[name]!r} is not supported (only {value!r})")
+        self._warn(request)
         return request
+
+    def _warn(self, request: Request) -> None:
+        """Says what the network was never told, or never shown, in training."""
+        numbers = {"fps": request.fps - 1, "motion_bucket_id": request.options["motion_bucket_id"]}
+        for name, value in numbers.items():
+            low, high = TOLD[name]
+            if not low <= value <= high:
+                warnings.warn(f"{name}: the network is told {value:g}, training had {low} to {high}", stacklevel=4)
+        usual = self.defaults
+        asked, trained = ((r.frames, r.height, r.width) for r in (request, usual))
+        if asked != trained:
+            words = ("{} frames of {} x {}".format(*shape) for shape in (asked, trained))
+            warnings.warn("{}: the network was trained on {}".format(*words), stacklevel=4)
 
     def conditions(self, request: Request, draws: Draws) -> Conditions:
         """Features and latents of the picture, and the numbers."""
