@@ -73,6 +73,7 @@ def shipped() -> ModuleType:
 
 
 def dit_config(**model: Any) -> dict[str, Any]:
-    """A DiT with the text encoder of `dit_runs`, no average, guidance in a few steps."""
+    """A DiT with the text encoder of `dit_runs`, no average, guidance that rises from frame to frame in a few steps."""
     raw = config_of("dit_full", {"data": 1}, model)
-    return raw | {"ema": {"decays": ()}, "sample": {"steps": 3, "guidance": 2.0, "guidance_rescale": 0.3}}
+    rising = {"guidance": 2.0, "guidance_from": 0.5, "guidance_rescale": 0.3}
+    return raw | {"ema": {"decays": ()}, "sample": {"steps": 3, **rising}}

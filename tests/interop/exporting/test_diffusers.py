@@ -67,7 +67,8 @@ def clips_of(path, run, noise):
         networks = run.plan.networks.merge(params)
         cond = networks["text"](text["text_ids"], text["text_mask"])
         empty = networks["text"](null["text_ids"], null["text_mask"])
-        denoiser = guided(make_denoiser(process, networks["backbone"]), config.guidance, empty, config.guidance_rescale)
+        scale = config.scale(run.config.clip_shape[0])
+        denoiser = guided(make_denoiser(process, networks["backbone"]), scale, empty, config.guidance_rescale)
         return sample(denoiser, process, x_T, process.levels(config.steps), cond, solver=DDIM(), hooks=bound)
 
     words = tokenizer().encode(PROMPTS), tokenizer().encode([""])
@@ -127,16 +128,23 @@ def test_a_unet_that_no_class_is_goes_out_with_its_own_pytorch_code(tmp_path, ca
 
 def test_features_of_the_empty_prompt_go_along_where_prompts_are_encoded_elsewhere(tmp_path):
     torch = pytest.importorskip("torch", reason="the folder is for PyTorch")
-    raw = dit_config(text_dim=6) | {"text": None, "train": {"steps": STEP, "tokens": 5}}
+    raw = dit_config(text_dim=6, concat_channels=2) | {"text": None, "train": {"steps": STEP, "tokens": 5}}
+    raw["sample"] = {"steps": 3, "guidance": 3.0, "guidance_also": ("concat",)}
     run = write_run(tmp_path / "run", raw)
     assert export(tmp_path / "run", tmp_path / "out", "--format", "torch") == 0
     model = shipped().load(tmp_path / "out")
     assert set(model.null) == {"tokens"}  # the network was told of no mask
     assert model.null["tokens"].shape == (1, 5, 6)
     tokens = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
-    guided_clips, plain = (model.sample(count=2, tokens=tokens, guidance=scale) for scale in (3.0, 1.0))
+    concat = torch.randn(2, *run.config.clip_shape[:3], 2, generator=torch.Generator().manual_seed(1))
+    guided_clips, plain = (model.sample(count=2, tokens=tokens, concat=concat, guidance=g) for g in (None, 1.0))
     assert guided_clips.shape == (2, *run.config.clip_shape)
     assert (guided_clips - plain).abs().max() > 1e-3
+    nothing = model.null["tokens"].expand(2, -1, -1)  # so that guidance is towards the picture alone
+    guided_clips, plain = (model.sample(count=2, tokens=nothing, concat=concat, guidance=g) for g in (None, 1.0))
+    assert (guided_clips - plain).abs().max() > 1e-3
+    model.settings["guidance_also"] = []
+    torch.testing.assert_close(model.sample(count=2, tokens=nothing, concat=concat), plain)
 
 
 def test_a_dit_that_is_a_wan_goes_out_as_one(dit, tmp_path, capsys):

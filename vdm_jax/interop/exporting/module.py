@@ -29,6 +29,7 @@ from vdm_jax.interop.imported import is_imported
 from vdm_jax.models.dit import DiTConfig
 from vdm_jax.models.networks import BACKBONES, kind_of
 from vdm_jax.models.unet import UNetConfig
+from vdm_jax.sampling.generate import SampleConfig
 from vdm_jax.training.run_config import run_config_from
 from vdm_jax.training.run_directory import read_config
 
@@ -89,7 +90,7 @@ def export_module(run: Path, out: Path, choices: Choices) -> list[str]:
         ship(module.file, partial / "model.py")
         ship("sample.py", partial / "sample.py")
         opened = _OPENED.format(_arguments(trained))
-        notes = [] if trained.config.sample.solver in ("ddim", "euler") else [_EULER]
+        notes = _notes(trained.config.sample)
         what = f"a {module.family.published} with its PyTorch code, `model.py` and `sample.py`"
         card = trained_card(trained, what, opened, choices, notes)
         (partial / CARD).write_text(card, "utf-8")
@@ -132,8 +133,17 @@ def _write_null(trained: Trained, folder: Path) -> None:
     writer.close()
 
 
+def _notes(sample: SampleConfig) -> list[str]:
+    """What of the run's sampling the shipped code does in another way, or not at all."""
+    left = [f"sample.{name}" for name in ("noise", "windows", "co_denoise") if getattr(sample, name) is not None]
+    notes = [] if sample.solver in ("ddim", "euler") else [_EULER]
+    return notes + ([f"sample.py does without {', '.join(left)} of the run"] if left else [])
+
+
 def _sampling(trained: Trained) -> dict[str, Any]:
-    sample = dataclasses.asdict(trained.config.sample)
-    wanted = ("solver", "steps", "guidance", "guidance_rescale", "clip_x0")
+    config = trained.config.sample
+    sample, (frames, *rest) = dataclasses.asdict(config), trained.config.clip_shape
+    wanted = ("solver", "steps", "guidance", "guidance_from", "guidance_also", "guidance_rescale", "clip_x0")
     process = process_to_dict(trained.config.process)
-    return {"clip": list(trained.config.clip_shape), "process": process, **{name: sample[name] for name in wanted}}
+    clip = [config.frames or frames, *rest]
+    return {"clip": clip, "process": process, **{name: sample[name] for name in wanted}}

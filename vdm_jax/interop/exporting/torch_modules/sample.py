@@ -162,13 +162,13 @@ class VideoModel:
         Args:
           prompts: one a clip; None for a model without text, of which `count` clips are made.
           seed: of the noise.
-          steps, guidance: as in `sampling.json` where None.
+          steps, guidance: as in `sampling.json` where None; a number guides all frames alike.
           eta: 0 Euler (DDIM), 1 ancestral.
           noise: `[N, T, H, W, C]` to start from, in place of a draw.
           cond: further arguments of `Network.forward`; where text features come from elsewhere, `tokens` and
             `tokens_mask`.
         """
-        said, process, null = self.settings, self.process, self.null
+        said, process, null = self.settings, self.process, self.null or {}
         if prompts is not None:
             cond, null = cond | self.encode(prompts), self.encode([""])
         generator = torch.Generator().manual_seed(seed)
@@ -176,17 +176,26 @@ class VideoModel:
         x = torch.randn(count, *said["clip"], generator=generator) if noise is None else noise
         levels = process.levels(steps or said["steps"])
         x = x.to(self.device) * math.hypot(*process.alpha_sigma(levels[0]))
-        scale = said["guidance"] if guidance is None else guidance
+        scale = self.scale() if guidance is None else guidance
+        empty = {name: value.expand(count, *value.shape[1:]) for name, value in null.items()}
+        empty |= {name: torch.zeros_like(cond[name]) for name in said["guidance_also"]}
+        alone = isinstance(scale, int | float) and scale == 1
         for t, s in itertools.pairwise(levels):
             x0 = self.belief(x, t, cond)
-            if null is not None and scale != 1:
-                empty = {name: value.expand(count, *value.shape[1:]) for name, value in null.items()}
-                without = self.belief(x, t, cond | empty)
-                x0 = guide(without, x0, scale, said["guidance_rescale"])
+            if empty and not alone:
+                x0 = guide(self.belief(x, t, cond | empty), x0, scale, said["guidance_rescale"])
             x0 = x0.clamp(-1, 1) if said["clip_x0"] else x0
             draw = torch.randn(x.shape, generator=generator).to(x.device) if eta else None
             x = process.step(x, x0, t, s, eta, draw)
         return x
+
+    def scale(self) -> float | Tensor:
+        """Guidance of `sampling.json`: a number, or `[T, 1, 1, 1]` where it rises from the first frame to the last."""
+        said = self.settings
+        if said["guidance_from"] is None:
+            return said["guidance"]
+        ramp = torch.linspace(said["guidance_from"], said["guidance"], said["clip"][0], device=self.device)
+        return ramp.view(-1, 1, 1, 1)
 
     def belief(self, x: Tensor, t: float, cond: dict) -> Tensor:
         """x_0 as the network sees it, from `x` at level t."""
@@ -195,7 +204,7 @@ class VideoModel:
         return self.process.clean(output.float(), x, t)
 
 
-def guide(without: Tensor, given: Tensor, scale: float, rescale: float) -> Tensor:
+def guide(without: Tensor, given: Tensor, scale: float | Tensor, rescale: float) -> Tensor:
     """Classifier-free guidance; `rescale` sets so much of its contrast back to that of `given`."""
     x0 = without + scale * (given - without)
     if not rescale:
