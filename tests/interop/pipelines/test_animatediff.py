@@ -23,6 +23,8 @@ from tests.interop.pipelines.unets import (
     GROUPS,
     HERE,
     LATENTS,
+    NEGATIVE,
+    PROMPT,
     SIDE,
     THERE,
     TRUNK,
@@ -36,6 +38,7 @@ from vdm_jax.interop.families.unet_motion import MOTION_ADAPTER
 from vdm_jax.interop.pipelines.animatediff import controlled
 from vdm_jax.interop.pipelines.families import open_pipeline
 from vdm_jax.interop.pipelines.request import Draws, Request
+from vdm_jax.sampling.noise import INDEPENDENT, Rescheduled
 
 diffusers = pytest.importorskip("diffusers", reason="the published pipelines are the oracle")
 
@@ -170,6 +173,35 @@ def test_free_init(parts, tmp_path):
     ):
         with pytest.raises(ValueError, match=why):
             opened.complete(Request(("a",), frames=FRAMES, **said))
+
+
+def test_free_noise(parts, tmp_path):
+    """More frames than there are positions for, in windows; the noise of the first of them comes again, shuffled."""
+    pipeline = diffusers.AnimateDiffPipeline(**parts, scheduler=scheduler("animatediff_ddim"))
+    run, drawn, (size, stride, frames) = imported(pipeline, tmp_path), Drawn(), (4, 3, 10)
+    pipeline.enable_free_noise(size, stride)
+    prompts = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": THERE["guidance_scale"]}
+    theirs = run_there(pipeline, **prompts, num_frames=frames, num_inference_steps=2, generator=drawn.generator)
+    first, order = drawn.clips(frames, *LATENTS[1:3]), drawn.permutations((frames - size) // stride, stride)
+    own = {"free_noise_context_length": size, "free_noise_context_stride": stride}
+    request = Request(**HERE, frames=frames, steps=2, options=own)
+    check_same(run_here(run, request, Draws(first[:, Rescheduled(size, stride).arrange(order)])), theirs)
+    opened = open_pipeline(run)
+    assert opened.noise(opened.complete(request)) == Rescheduled(size, stride)
+    changed = opened.complete(Request(("a",), video=picture(frames, 24, 40, 3), options=own))
+    assert opened.noise(changed) == opened.noise(opened.complete(Request(("a",), frames=8))) == INDEPENDENT
+    for said, why in (
+        ({}, "frames: 10 is more than max_frames=8"),
+        ({"free_noise_context_length": 4}, "frames: 10 leaves the last 2 in no window of 4 at stride 4"),
+        ({"free_noise_context_length": 9, "free_noise_context_stride": 1}, "length: 9 is more than the 8 frames"),
+        ({"free_noise_context_length": 2.5}, "free_noise_context_length: 2.5 must be a whole number of frames"),
+        ({**own, "free_noise_context_stride": 5}, "free_noise_context_stride: 5 must be 1 to .*length=4"),
+        ({**own, "free_noise_pyramid": 2}, "free_noise_pyramid: 2 must be 1 or 0"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            opened.complete(Request(("a",), frames=frames, options=said))
+    with pytest.warns(UserWarning, match="free_noise_shuffle: DDIM draws plain noise at every step"):
+        opened.complete(Request(("a",), frames=frames, options={**own, "eta": 1.0}))
 
 
 def test_controlnet(parts, tmp_path):

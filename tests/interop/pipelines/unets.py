@@ -40,6 +40,12 @@ class Drawn:
         """`[1, T, H, W, C]`, drawn with channels in front of frames."""
         return self._take(1, channels, frames, height, width)
 
+    def permutations(self, count: int, size: int) -> np.ndarray:
+        """`[N, size]`, one after the other."""
+        import torch
+
+        return np.stack([torch.randperm(size, generator=self._again).numpy() for _ in range(count)])
+
     def _take(self, *shape: int) -> np.ndarray:
         import torch
 

@@ -13,15 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.interop.families.unet_motion import UNET_MOTION
+from vdm_jax.interop.pipelines.free_noise import OPTIONS, FreeNoise
 from vdm_jax.interop.pipelines.latent_diffusion import LatentDiffusion
 from vdm_jax.interop.pipelines.opened import Opened, Params, Part
 from vdm_jax.interop.pipelines.pictures import fitted
 from vdm_jax.interop.pipelines.pipeline import Again, Networks
 from vdm_jax.interop.pipelines.request import Conditions, Defaults, Draws, Request
 from vdm_jax.interop.schedulers.plans import Plan
+from vdm_jax.models.unet import UNet
 from vdm_jax.models.unet.control import ControlledUNet
 from vdm_jax.models.unet.motion import animated, animated_params
 from vdm_jax.sampling import Denoiser, guided, make_denoiser
+from vdm_jax.sampling.noise import NoiseSource
 from vdm_jax.sampling.noise.free_init import FreeInit
 from vdm_jax.types import Array, Clip, Condition
 
@@ -40,7 +43,9 @@ class AnimateDiff(LatentDiffusion):
     """`AnimateDiffPipeline`; also changes a clip, as `AnimateDiffVideoToVideoPipeline` does.
 
     Options: those of `LatentDiffusion`; of FreeInit `free_init_num_iters`, how often a clip is made (1 is without it),
-    `free_init_order`, `free_init_spatial` and `free_init_temporal` (see `sampling.noise.free_init`).
+    `free_init_order`, `free_init_spatial` and `free_init_temporal` (see `sampling.noise.free_init`); of FreeNoise
+    `free_noise_context_length`, frames of a window (0 is without it), `free_noise_context_stride`, `free_noise_pyramid`
+    and `free_noise_shuffle` (see `pipelines.free_noise`).
 
     Args:
       opened: its parts.
@@ -64,15 +69,24 @@ class AnimateDiff(LatentDiffusion):
 
     @property
     def defaults(self) -> Defaults:
-        """Of `AnimateDiffPipeline`; of FreeInit those of its own, but for being off."""
+        """Of `AnimateDiffPipeline`; of FreeInit and FreeNoise those of their own, but for being off."""
         free = {"free_init_num_iters": 1, "free_init_order": 4, "free_init_spatial": 0.25, "free_init_temporal": 0.25}
-        return Defaults(16, self.side, self.side, 50, 7.5, 8.0, options={"clip_skip": 0, "eta": 0.0, **free})
+        return Defaults(16, self.side, self.side, 50, 7.5, 8.0, options={"clip_skip": 0, "eta": 0.0, **free, **OPTIONS})
 
     def complete(self, request: Request) -> Request:
         """See `Pipeline.complete`."""
         request = super().complete(request)
         self._check_free_init(request)
+        if free := FreeNoise.of(request.options):
+            free.warn_of(self.plan(request).solver)
         return request
+
+    def check_frames(self, request: Request) -> None:
+        """See `LatentDiffusion.check_frames`; of FreeNoise a window has to be one that the UNet can be run on."""
+        if free := FreeNoise.of(request.options):
+            free.check(request.frames, self.opened.part("unet").config)
+            request = dataclasses.replace(request, frames=free.windows.size)
+        super().check_frames(request)
 
     def _check_free_init(self, request: Request) -> None:
         """Raises ValueError for FreeInit of a clip to change, of another unit than ours, or with odd options."""
@@ -89,6 +103,26 @@ class AnimateDiff(LatentDiffusion):
             raise ValueError(f"free_init_num_iters: {times:g}, but {name} begins with larger noise than what is noised "
                              "anew (only 1); import another scheduler, as DDIM (--with scheduler=DIR)")  # fmt: skip
         _free_init(request)
+
+    def noise(self, request: Request) -> NoiseSource:
+        """See `Pipeline.noise`."""
+        free = FreeNoise.of(request.options)
+        return free.noise(request) if free else super().noise(request)
+
+    def call(self, name: str, network: Any) -> Any:
+        """The network itself; `denoiser` puts windows in it."""
+        return network
+
+    def denoiser(self, networks: Networks, plan: Plan, request: Request, null: Mapping[str, Any] | None) -> Denoiser:
+        """See `Pipeline.denoiser`."""
+        unet = super().call("unet", self.in_windows(networks["unet"], request))
+        return super().denoiser({"unet": unet}, plan, request, null)
+
+    def in_windows(self, unet: UNet, request: Request) -> UNet:
+        """The UNet as FreeNoise runs it, if asked for."""
+        if free := FreeNoise.of(request.options):
+            free.put_in(unet, request.frames)
+        return unet
 
     def again(self, request: Request) -> Again | None:
         """See `Pipeline.again`."""
@@ -151,15 +185,10 @@ class AnimateDiffControlNet(AnimateDiff):
         hint = fitted(request.control, request.height, request.width)[None] / 2 + 0.5
         return dataclasses.replace(found, cond={**found.cond, "hint": hint})
 
-    def call(self, name: str, network: Any) -> Any:
-        """The network itself; the two are joined in `denoiser`."""
-        return network
-
     def denoiser(self, networks: Networks, plan: Plan, request: Request, null: Mapping[str, Any] | None) -> Denoiser:
         """See `Pipeline.denoiser`."""
-        both = ControlledUNet(
-            networks["unet"], networks["controlnet"], request.options["controlnet_conditioning_scale"]
-        )
+        unet, branch = self.in_windows(networks["unet"], request), networks["controlnet"]
+        both = ControlledUNet(unet, branch, request.options["controlnet_conditioning_scale"])
         dtype, (low, high) = self.opened.part("unet").dtype, controlled(plan.told, request)
 
         def network(x: Clip, t: Array, cond: Condition) -> Clip:

@@ -49,11 +49,15 @@ class LatentDiffusion(Pipeline):
         if "video" in self.takes | self.needs and not (request.video is None and request.strength is None):
             request = self.changing(request)
         request = super().complete(request)
-        self.opened.part("unet").config.token_grid(request.frames, request.height, request.width)
+        self.check_frames(request)
         skip, depth = request.options.get("clip_skip") or 0, self.opened.part("text_encoder").config.depth
         if skip not in range(depth):
             raise ValueError(f"clip_skip: {skip} must be 0 to {depth - 1}; the text encoder has {depth} blocks")
         return request
+
+    def check_frames(self, request: Request) -> None:
+        """Raises ValueError for clips that the UNet cannot be run on."""
+        self.opened.part("unet").config.token_grid(request.frames, request.height, request.width)
 
     def changing(self, request: Request) -> Request:
         """A request to change a clip, with what is then done otherwise where nothing is said.

@@ -36,6 +36,7 @@ from vdm_jax.interop.schedulers.plans import Plan
 from vdm_jax.models.autoencoders import Posterior
 from vdm_jax.sampling import Denoiser, Known, guided, make_denoiser, sample
 from vdm_jax.sampling.denoiser import Network
+from vdm_jax.sampling.noise import INDEPENDENT, NoiseSource, draw
 from vdm_jax.sharding import batch_shards, constrain
 from vdm_jax.types import Array, Clip, Condition
 
@@ -123,6 +124,10 @@ class Pipeline(abc.ABC):
         """
         plan = self.opened.scheduler.plan(request.steps)
         return plan if request.video is None or request.strength is None else plan.part(request.strength)
+
+    def noise(self, request: Request) -> NoiseSource:
+        """What the clips of a completed request start from where the caller gives no noise."""
+        return INDEPENDENT
 
     def again(self, request: Request) -> Again | None:
         """How a completed request is made more than once; None is once."""
@@ -239,8 +244,12 @@ def _taken(pipeline: Pipeline, request: Request, run: Callable, keys: np.ndarray
     again = pipeline.again(request)
     if again is None:
         return run((first, later), keys)
-    drawn = pipeline.opened.compiled(lambda keys: _drawn(keys, pipeline.latent_shape(request)))
-    first, renewed = drawn(keys) if first is None else first, pipeline.opened.compiled(again.noise)
+    shape = pipeline.latent_shape(request)
+    begun, drawn = (
+        pipeline.opened.compiled(lambda keys, source=source: _drawn(keys, shape, source))
+        for source in (pipeline.noise(request), INDEPENDENT)
+    )
+    first, renewed = begun(keys) if first is None else first, pipeline.opened.compiled(again.noise)
     made = [run((first, later), keys)]
     for turn in range(1, again.times):
         keys = np.asarray(jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(_keys(keys), turn)))
@@ -255,20 +264,20 @@ def _keys(data: Array) -> Array:
     return jax.random.wrap_key_data(data)
 
 
-def _drawn(data: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal noise `[B, *shape]`."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(_keys(data))
+def _drawn(data: Array, shape: tuple[int, ...], source: NoiseSource) -> Array:
+    """Noise `[B, *shape]`."""
+    return draw(source, _keys(data), jnp.zeros((len(data), *shape)), {})
 
 
 def _steps(pipeline: Pipeline, plan: Plan, request: Request, shape: tuple[int, ...], record: bool) -> Callable:
     """`(weights, conditions, noise, keys) -> latents, latents after each step or None`, to be compiled."""
-    process, units = pipeline.process, np.float32(plan.units)
+    process, units, source = pipeline.process, np.float32(plan.units), pipeline.noise(request)
 
     def run(weights, found, noise, keys):
         networks = {name: pipeline.opened.part(name).merge(params) for name, params in weights.items()}
         networks = {name: pipeline.call(name, network) for name, network in networks.items()}
         denoiser = pipeline.denoiser(networks, plan, request, found["null"])
-        first = _drawn(keys, shape[1:]) if noise[0] is None else noise[0]
+        first = _drawn(keys, shape[1:], source) if noise[0] is None else noise[0]
         x = plan.start(first) if found["start"] is None else process.q_sample(found["start"], first, plan.levels[0])
         x, given = constrain(x, "batch", None, None, None, None), None
         if found["given"] is not None:
