@@ -123,39 +123,37 @@ def _network(name: str, options: Options, compiled: bool) -> list[Figure]:
     if not error < TOLERANCE:
         raise RunError(f"{name}: outputs of the two sides differ by {error:.1e} (at most {TOLERANCE})")
 
-    def infer(side) -> Callable[[], None]:
-        def call() -> None:
-            with torch.no_grad():
-                case.theirs(side, tensors)
-
-        return call
-
-    def backpropagate(side) -> Callable[[], None]:
-        def call() -> None:
-            theirs.zero_grad(set_to_none=True)
-            case.theirs(side, tensors).square().mean().backward()
-
-        return call
-
-    rounds = 3 if options.quick else 9
-    passes = {
-        "forward": (lambda: forward(params).block_until_ready(), infer),
-        "forward_backward": (lambda: jax.block_until_ready(gradients(params)), backpropagate),
+    calls = {
+        "forward": {OURS: lambda: forward(params).block_until_ready()},
+        "forward_backward": {OURS: lambda: jax.block_until_ready(gradients(params))},
     }
-    peers = {
-        what: {OURS: our_call} | {side: their_call(module) for side, module in sides.items()}
-        for what, (our_call, their_call) in passes.items()
-    }
-    for calls in peers.values():  # inductor takes minutes a network: all of it before the first round
-        for call in calls.values():
+    for side, module in sides.items():
+        infer, backpropagate = _theirs(theirs, lambda module=module: case.theirs(module, tensors))
+        calls["forward"][side], calls["forward_backward"][side] = infer, backpropagate
+    for passes in calls.values():  # inductor takes minutes a network: all of it before the first round
+        for call in passes.values():
             call()
     say(f"{name}: compiled")
-    bar = None if options.quick else peer.bar
+    rounds, bar = (3, None) if options.quick else (9, peer.bar)
     return [
         figure
-        for what, calls in peers.items()
-        for figure in _compared(f"models/{name}/{what}", alternate(calls, rounds), options.threads, bar)
+        for what, passes in calls.items()
+        for figure in _compared(f"models/{name}/{what}", alternate(passes, rounds), options.threads, bar)
     ]
+
+
+def _theirs(module: torch.nn.Module, output: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], ...]:
+    """Forward, and forward and backward, of a network of PyTorch."""
+
+    def infer() -> None:
+        with torch.no_grad():
+            output()
+
+    def backpropagate() -> None:
+        module.zero_grad(set_to_none=True)
+        output().square().mean().backward()
+
+    return infer, backpropagate
 
 
 def _compared(name: str, times, threads: int, bar: float | None) -> list[Figure]:
