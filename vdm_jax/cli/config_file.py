@@ -52,6 +52,8 @@ def load_config(name: str, overrides: Sequence[tuple[str, str]] = (), workdir: P
     for field, value in overrides:
         if field == "init":
             written["init"] = None if _parse(value) is None else value
+        elif field == "widen":
+            written["widen"] = _parse(value)
     written, _ = settled(written, workdir)
     config = ConfigDict(complete(written))
     config.data = to_dict(build(DataConfig, written["data"], "config.data"))

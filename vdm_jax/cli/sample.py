@@ -202,6 +202,11 @@ def _tuned(args: argparse.Namespace, origin: Origin, mesh: MeshConfig | None) ->
       ValueError: the import is gone, or was a network by itself.
     """
     place = origin.place()
+    if origin.wider:
+        raise ValueError(
+            f"{args.run}: reads more {origin.wider} than the pipeline of {origin.pipeline} would give it; `open_run` of"
+            " vdm_jax.cli.sample opens the network itself, to sample latents with"
+        )
     if place is None:
         raise ValueError(
             f"{args.run}: its prompts are encoded and its clips decoded by the pipeline it started from, and"

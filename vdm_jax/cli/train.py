@@ -84,6 +84,8 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     checked = run_config_from(config)
     if checked.lora is not None and origin is None:
         raise ValueError("config.lora: is for weights that are there already; config.init must name them")
+    if checked.widen and origin is None:
+        raise ValueError("config.widen: says how weights are read that are there already; config.init must name them")
     if "teacher" in checked.objective.copies and origin is None:
         raise ValueError("config.objective.teacher: is the weights that a run starts from; config.init must name them")
     data = build(DataConfig, config["data"], "config.data")
@@ -171,7 +173,7 @@ def _begin(run: Run, origin: Origin | None, stored: Stored | None) -> TrainState
     if origin is None:
         state = run.plan.init(run.config.seed)
         return dataclasses.replace(state, params=run.with_copies(with_null(state.params, stored, abstract)))
-    _say(f"starting from {origin.part} of {origin.run}")
+    _say(f"starting from {origin.part} of {origin.run}{f', with more {origin.wider}' if origin.wider else ''}")
     params = with_null(origin.params(run.plan, copies), stored, abstract)
     if run.config.lora is not None:
         params = overlay(run.plan.draw(run.config.seed, select(run.plan.networks.trainable, (TAG,))), params)

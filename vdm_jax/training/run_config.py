@@ -2,6 +2,7 @@
 
 seed        int
 init        RUN or RUN:PART                  weights to start from (`interop.origin`); None draws them
+widen       fields of `model`                that may be wider than those of the weights (`adapters.wider_input`)
 process     diffusion.process_from           what noise does
 model, text models.networks                  the networks
 objective   objectives.configuration         what is made small; None is plain denoising
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdm_jax.adapters.lora import TAG, LoRAConfig
+from vdm_jax.adapters.wider_input import WIDER
 from vdm_jax.config import build, to_dict
 from vdm_jax.diffusion.configuration import process_from, process_to_dict
 from vdm_jax.diffusion.process import Process
@@ -107,6 +109,7 @@ class RunConfig:
     compile: CompileConfig
     objective: Any
     init: str | None = None
+    widen: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
 
     @property
@@ -131,7 +134,7 @@ _SECTIONS: dict[str, type] = {
     "sample": SampleConfig,
     "compile": CompileConfig,
 }
-_OTHERS = ("seed", "init", "process", "model", "text", "objective", "lora", "data")
+_OTHERS = ("seed", "init", "widen", "process", "model", "text", "objective", "lora", "data")
 
 
 def run_config_from(config: Mapping[str, Any]) -> RunConfig:
@@ -162,6 +165,7 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
         clip_shape=clip_shape,
         buckets=buckets or (Bucket(*clip_shape[:3], sections["train"].batch_size),),
         init=check_init(config.get("init")),
+        widen=check_widen(config.get("widen")),
         lora=build(LoRAConfig, config["lora"], "config.lora") if config.get("lora") else None,
         objective=objective_from(config.get("objective")),
         **sections,
@@ -186,6 +190,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "seed": run.seed,
         "init": run.init,
+        "widen": run.widen,
         "process": process_to_dict(run.process),
         "model": model,
         "text": to_dict(run.networks.text),
@@ -215,6 +220,14 @@ def check_init(value: Any) -> str | None:
     if value is not None and not (isinstance(value, str) and value):
         raise ValueError(f"config.init: {value!r} must be a run directory, RUN or RUN:PART, or None")
     return value
+
+
+def check_widen(value: Any) -> tuple[str, ...]:
+    """The field `widen` as it is; none is ().  Raises ValueError unless it is names of `WIDER`."""
+    if isinstance(value, str) or not all(name in WIDER for name in value or ()):
+        wrong = value if isinstance(value, str) else next(name for name in value if name not in WIDER)
+        raise ValueError(f"config.widen: {did_you_mean(str(wrong), WIDER)}; names in brackets, as in ('{WIDER[0]}',)")
+    return tuple(value or ())
 
 
 def _check(run: RunConfig) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from tests.interop.exporting.exported_runs import dit_config, write_run
 from tests.interop.test_component import drawn
 from vdm_jax.diffusion import RectifiedFlow
 from vdm_jax.errors import RunError
@@ -113,3 +114,49 @@ def test_a_run_remembers_where_it_came_from(folder, tmp_path):
     (tmp_path / "origin.json").write_text('{"init": "x"}')
     with pytest.raises(RunError, match="origin.json: damaged"):
         read_origin(tmp_path)
+
+
+def test_a_network_may_read_more_than_the_weights_did(folder, tmp_path):
+    """Of an import and of a trained run: what is new gets zero rows, and all else is as it was."""
+    trained = {**dit_config(text_dim=6), "text": None, "train": {"steps": 2, "batch_size": 4, "tokens": 3}}
+    write_run(tmp_path / "run", trained)
+    for init, rest in ((f"{folder / 'pair'}:transformer", CONFIG), (str(tmp_path / "run"), trained)):
+        rest = {**rest, "mesh": CONFIG["mesh"], "init": init}
+        asked = {**rest, "model": {"concat_channels": 2}}
+        with pytest.raises(ValueError, match="config.model.concat_channels: 2, but the weights of .* have 0"):
+            settled(asked)
+        found, origin = settled({**asked, "widen": ("concat_channels",)})
+        assert (origin.wider, origin.published, origin.place()) == ("concat_channels", None, None)
+        plan = assemble(run_config_from(found), devices=jax.devices()[:2]).plan
+        wide = plan.start_from({**plan.init(0).params, **origin.params(plan)}).params["backbone"]
+        same, narrow = settled({**rest, "model": {}})
+        plan = assemble(run_config_from(same), devices=jax.devices()[:2]).plan
+        before, channels = narrow.params(plan)["backbone"], run_config_from(same).networks.model.channels
+        kernels = [np.asarray(params["patch_in"]["kernel"]) for params in (before, wide)]
+        old, new = (
+            kernel.reshape(-1, each, kernel.shape[-1]) for kernel, each in zip(kernels, (channels, channels + 2))
+        )
+        np.testing.assert_array_equal(new[:, :channels], old)
+        assert not new[:, channels:].any()
+        before, wide = flatten_dict(before), flatten_dict(wide)
+        assert before.keys() == wide.keys()
+        for path in before.keys() - {("patch_in", "kernel")}:
+            np.testing.assert_array_equal(np.asarray(before[path], np.float32), wide[path])
+        write_origin(tmp_path, origin)
+        assert settled(complete(found), tmp_path)[1] == origin
+        (tmp_path / "origin.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"widen": ("concat_chanels",)}, "config.widen: unknown 'concat_chanels'; did you mean 'concat_channels'"),
+        ({"widen": "scalars"}, r"config.widen: .* names in brackets, as in \('concat_channels',\)"),
+        ({"widen": ("scalars",)}, "config.widen: WanConfig reads no scalars, or each by parameters of its own"),
+        ({"widen": ("concat_channels",), "model": {"dim": 64}}, "config.model.dim: 64, but the weights .* have 32"),
+    ],
+)
+def test_what_cannot_be_widened_is_refused(folder, sections, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        settled(config(f"{folder / 'pair'}:transformer", **sections))
+    assert "\n" not in str(caught.value)

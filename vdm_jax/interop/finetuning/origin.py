@@ -7,8 +7,9 @@
 
 What weights mean comes with them.  The options of the network, and the process, are taken from where the weights are
 (`settled`); the config may state how the network computes (`HOW`), and which levels training draws and how they count
-(`FREE_PROCESS`), and where it states anything else it must agree.  Weights are then read straight into the layout of
-the train state (`Origin.params`).
+(`FREE_PROCESS`), and where it states anything else it must agree.  But in fields that its `widen` names the network may
+read more than the weights did (`adapters.wider_input`); it then is no longer the published one.  Weights are then read
+straight into the layout of the train state (`Origin.params`).
 
     RUN/origin.json        of the run that was started: all of this but the weights
 
@@ -24,8 +25,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding, PartitionSpec
 
-from vdm_jax.config import to_dict
+from vdm_jax.adapters.wider_input import check_wider, widened
+from vdm_jax.config import build_kind, to_dict
 from vdm_jax.diffusion.configuration import process_to_dict
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop.families.known import FAMILIES
@@ -38,9 +42,9 @@ from vdm_jax.models.networks import BACKBONES, HOW, kind_of
 from vdm_jax.models.unet.motion import animated, animated_params
 from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.precision import PRECISIONS
-from vdm_jax.training.run_config import check_init, complete, run_config_from
+from vdm_jax.training.run_config import check_init, check_widen, complete, run_config_from
 from vdm_jax.training.run_directory import read_config, write_atomically
-from vdm_jax.training.state import Params, StatePlan
+from vdm_jax.training.state import Params, StatePlan, define
 
 RECORD = "origin.json"
 FREE_PROCESS = ("times", "weighting", "shift")
@@ -64,6 +68,7 @@ class Origin:
       component: what it is called there; None where there is none.
       source: the folder it was imported from, in the end.
       digest: SHA-256 over the digests of the weights that training began with.
+      wider: fields of the network, with commas between, in which the run reads more than the weights did.
     """
 
     init: str
@@ -78,6 +83,7 @@ class Origin:
     source: str
     digest: str
     adapter: str | None = None
+    wider: str = ""
 
     @property
     def imported(self) -> bool:
@@ -101,7 +107,7 @@ class Origin:
         if self.imported:
             names = [self.part] if self.adapter is None else [self.part, self.adapter]
             found = [open_imported(path, name, plan.mesh, plan.rules)[name].params for name in names]
-            return {"backbone": found[0] if self.adapter is None else animated_params(*found)}
+            return self._widened({"backbone": found[0] if self.adapter is None else animated_params(*found)}, plan)
         masters = run_config_from(read_config(path)).train.masters
         dtype = PRECISIONS["float32" if self.part.startswith("ema:") else masters]
 
@@ -110,13 +116,34 @@ class Origin:
             return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding)
 
         held = {name: part for name, part in plan.abstract.params.items() if name not in without}
-        abstract = jax.tree.map(stored, held)
-        return restore_weights((path / "checkpoints").absolute(), self.part, abstract=abstract).state
+        abstract = self._narrow(jax.tree.map(stored, held))
+        found = restore_weights((path / "checkpoints").absolute(), self.part, abstract=abstract).state
+        return self._widened(found, plan)
+
+    def _narrow(self, abstract: Params) -> Params:
+        """The shapes of the weights where the network of the run is wider; whole on every device."""
+        if not self.wider:
+            return abstract
+        config = _network(self.model)
+        _, module = BACKBONES[kind_of(config)]
+        own = define(lambda rngs: {"backbone": module(config, rngs)}).abstract
+        flat, own = flatten_dict(abstract), flatten_dict(own)
+        for where, leaf in flat.items():
+            if where in own and own[where].shape != leaf.shape:
+                whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+                flat[where] = jax.ShapeDtypeStruct(own[where].shape, leaf.dtype, sharding=whole)
+        return unflatten_dict(flat)
+
+    def _widened(self, params: Params, plan: StatePlan) -> Params:
+        if not self.wider:
+            return params
+        want = plan.abstract.params["backbone"]
+        return {**params, "backbone": widened(params["backbone"], _network(self.model), want)}
 
     def place(self) -> tuple[Path, str] | None:
         """Directory of the imported pipeline that the network belongs to, and its name there; None where it is gone, or
-        the network was imported by itself."""
-        if self.pipeline is None or not (Path(self.pipeline) / PUBLISHED).is_dir():
+        the network was imported by itself, or reads more than that of the pipeline."""
+        if self.pipeline is None or self.component is None or not (Path(self.pipeline) / PUBLISHED).is_dir():
             return None
         return Path(self.pipeline), self.component
 
@@ -144,7 +171,9 @@ def settled(config: Mapping[str, Any], workdir: Path | None = None) -> tuple[dic
         return dict(config.items()), None
     origin = None if workdir is None else read_origin(workdir)
     origin = origin if origin is not None and origin.init == init else find_origin(init)
-    model = _agreed("model", to_dict(config.get("model") or {}), origin.model, HOW, origin)
+    widen = check_widen(config.get("widen"))
+    model = _agreed("model", to_dict(config.get("model") or {}), origin.model, (*HOW, *widen), origin)
+    origin = _wider(origin, model, widen)
     process = to_dict(config.get("process") or {})
     if origin.process is None and not process:
         raise ValueError(f"config.process: missing; {init} has no scheduler that would say it, so the config must")
@@ -268,6 +297,28 @@ def _of_trained(init: str, run: Path, part: str) -> Origin:
 def digest_of(run: Path, component: str) -> str:
     """SHA-256 over the digests of all tensors of a component of an import: the identity of its weights."""
     return hashlib.sha256(json.dumps(records_of(run)[component]["digests"], sort_keys=True).encode()).hexdigest()
+
+
+def _network(section: Mapping[str, Any]) -> Any:
+    """The config of a network, from its section."""
+    return build_kind({kind: config for kind, (config, _) in BACKBONES.items()}, section, "config.model")
+
+
+def _wider(origin: Origin, model: Mapping[str, Any], fields: tuple[str, ...]) -> Origin:
+    """The origin of a network with this section, which may be wider than the weights.
+
+    Raises:
+      ValueError: it is narrower, or such a network has no such fields.
+    """
+    if not fields:
+        return origin
+    have, want = _network(origin.model), _network(model)
+    try:
+        check_wider(have, want, fields)
+    except ValueError as error:
+        raise ValueError(f"config.{error}") from None
+    wider = [name for name in fields if getattr(have, name) != getattr(want, name)]
+    return dataclasses.replace(origin, wider=", ".join(wider), published=None, component=None) if wider else origin
 
 
 def _agreed(name: str, given: Mapping[str, Any], theirs: Mapping[str, Any], free: tuple[str, ...], origin: Origin):
