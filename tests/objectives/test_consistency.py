@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from vdm_jax.diffusion import EDM, VP, ConsistencyGrid
 from vdm_jax.objectives import Drawn
 from vdm_jax.objectives.configuration import objective_from, objective_to_dict
 from vdm_jax.objectives.consistency import ConsistencyObjective, GuidanceRamp, GuidanceRange, pseudo_huber
+from vdm_jax.objectives.corruption import NoisyCondition
 from vdm_jax.objectives.denoising import DenoisingObjective, as_float
 from vdm_jax.training.fit import Trainer
 from vdm_jax.training.optimizer import OptimizerConfig
@@ -117,6 +120,30 @@ def test_without_a_teacher_none_is_asked_for_and_nothing_guides():
         given({"backbone": Says(0.3)}, batch(), KEY)
     with pytest.raises(ValueError, match="networks: 'teacher' is missing"):
         objective()({"backbone": Says(0.3), "target": Says(0.3)}, batch(), KEY)
+
+
+def test_conditions_are_made_worse_for_all_networks_alike():
+    class Reads(Says):
+        reads = may_read = frozenset({"vector", "concat"})
+
+        def __call__(self, x, t, cond):
+            return super().__call__(x, t, cond) + cond["concat"].astype(x.dtype)
+
+    worse = NoisyCondition("concat", told="fps")
+    given = objective()
+    noisy = dataclasses.replace(given, data=dataclasses.replace(given.data, corruption=worse))
+    three = {name: Reads(number) for name, number in (("backbone", 0.3), ("target", -0.2), ("teacher", 0.5))}
+    data = batch(concat=jnp.ones((B, T, H, W, C)))
+    draws = noisy.draw(data, KEY)
+    found, _ = noisy.loss(three, data, draws)
+    value, level = worse(data, draws.pop("worse"))
+    wanted, _ = given.loss(three, {**data, "concat": value, "fps": level}, draws)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert abs(float(found) - float(given.loss(three, data, draws)[0])) > 1e-4
+    section = objective_from({"kind": "consistency", "corruption": {"told": "fps"}})
+    assert section.make(PROCESS, vector=("fps",)).data.corruption == worse
+    keys = jax.random.split(KEY, B)
+    assert float(noisy.evaluate(three, data, keys)["loss"]) != float(given.evaluate(three, data, keys)["loss"])
 
 
 def test_draws_are_of_the_batch_and_cover_the_grid():

@@ -76,7 +76,7 @@ class ConsistencyObjective:
     Networks: `backbone` is the student, `target` follows it, `teacher` stays; a text encoder serves all of them.
 
     Attributes:
-      data: noising and conditions, as in ordinary training; dropout is of all three networks together.
+      data: noising and conditions, as in ordinary training; dropout and corruption are of all three networks together.
       grid: N and the form of f.
       guidance: draws the teacher's scale; None is the form without a teacher.
       guides: conditions that the teacher is guided towards; () is a scale of 1, whatever `guidance` draws.
@@ -106,10 +106,12 @@ class ConsistencyObjective:
         return self.loss(networks, batch, self.draw(batch, rng))
 
     def draw(self, batch: Batch, rng: Array) -> dict[str, Array]:
-        """A solver step per example, and keys for noise, guidance and dropout."""
+        """A solver step per example, and keys for noise, guidance, dropout and corruption."""
         size, _ = leading_shape(batch[self.data.clip])
         step_key, *others = jax.random.split(rng, 4)
         keys = {name: jax.random.split(key, size) for name, key in zip(("noise", "guidance", "drop"), others)}
+        if self.data.corruption is not None:
+            keys["worse"] = jax.random.split(jax.random.fold_in(rng, 4), size)
         return {"step": jax.random.randint(step_key, (size,), 0, self.grid.steps), **keys}
 
     def loss(self, networks: Networks, batch: Batch, draws: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
@@ -118,13 +120,14 @@ class ConsistencyObjective:
         Raises:
           ValueError: a network is missing; conditions as in `DenoisingObjective`; content that is given, packed clips.
         """
-        cond, null = self._conditions(networks, batch)
+        cond, null = self._conditions(networks, batch, draws.get("worse"))
         cond = drop_per_example(cond, null, self.data.dropout, draws["drop"])
         return self._compared(networks, batch, cond, null, draws)
 
     def evaluate(self, networks: Networks, batch: Batch, rng: Array) -> dict[str, Array]:
         """`loss` and `mse` at a step of the solver for each example, with all conditions; `rng: [B]` keys."""
-        cond, null = self._conditions(networks, batch)
+        worse = None if self.data.corruption is None else jax.vmap(lambda key: jax.random.fold_in(key, 4))(rng)
+        cond, null = self._conditions(networks, batch, worse)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(rng)
         step = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.grid.steps))(keys[:, 0])
         draws = {"step": step, "noise": keys[:, 1], "guidance": keys[:, 2]}
@@ -158,7 +161,9 @@ class ConsistencyObjective:
         belief = _denoiser(self.process, network)(x, t, cond)
         return consistent(self.process, x, belief, t, self.grid.scaling)
 
-    def _conditions(self, networks: Networks, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _conditions(
+        self, networks: Networks, batch: Batch, worse: Array | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Conditions, and unconditional values of what is dropped or guides; checks networks and batch first."""
         for name in ("target", "teacher")[: 1 if self.guidance is None else 2]:
             if name not in networks:
@@ -167,7 +172,7 @@ class ConsistencyObjective:
             if key in batch:
                 raise ValueError(f"batch: {key!r} has no meaning in consistency distillation; leave it out")
         named = dict.fromkeys(self.guides if self.guidance else (), 0.0) | dict(self.data.dropout)
-        return dataclasses.replace(self.data, dropout=named).conditions(networks, batch)
+        return dataclasses.replace(self.data, dropout=named).conditions(networks, batch, worse)
 
     def _compared(self, networks, batch, cond, null, draws) -> tuple[Array, dict[str, Array]]:
         x0 = jax.tree.map(as_float, batch[self.data.clip])
