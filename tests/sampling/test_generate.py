@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from vdm_jax.config import build
-from vdm_jax.diffusion import RectifiedFlow
+from vdm_jax.diffusion import VP, RectifiedFlow
 from vdm_jax.diffusion.configuration import SOLVERS
 from vdm_jax.diffusion.windows import Windows
 from vdm_jax.models.dit import DiT, DiTConfig
 from vdm_jax.sampling import Known, SampleConfig
 from vdm_jax.sampling.generate import make_generator
+from vdm_jax.sampling.noise.similar import FrameSimilarityPrior
 from vdm_jax.training.state import define
 
 SHAPE = (2, 4, 4, 3)
@@ -271,3 +272,34 @@ def test_a_clip_of_one_frame_is_drawn_as_a_picture():
         make({}, 2, KEY)
     assert told[0]["image_only"].shape == (2, 1)
     assert not told[-1]
+
+
+def test_clips_start_from_a_frame_that_is_given_and_keep_what_is_not_denoised():
+    known = given_of_prior()
+    belief = {"steps": 2, "guidance": 1.0, "clip_x0": False}
+    process = VP(prediction="x0")
+
+    def begun(**prior):
+        config = build(SampleConfig, {**belief, "prior": {"blur_size": 1, **prior}}, "sample")
+        return make_generator(process, still, config, SHAPE, None)({}, 3, KEY, known=known)
+
+    clips = begun(t0=0.3, p=0.0)
+    np.testing.assert_array_equal(clips[:, 0], known.value[:, 0])
+    alpha, sigma = (float(value) for value in process.alpha_sigma(jnp.float32(0.3)))
+    assert abs((np.asarray(clips[:, 1]) - alpha * known.value[:, 0]).std() - sigma) < 0.15
+    assert (begun(t0=1e-3, p=0.0)[:, 1] - known.value[:, 0]).std() < 0.05
+    with pytest.raises(ValueError, match="sample.prior: starts from a frame that is given, and no whole frame is"):
+        make_generator(process, still, SampleConfig(prior=FrameSimilarityPrior()), SHAPE, None)({}, 3, KEY)
+    with pytest.raises(ValueError, match="prior: draws plain noise of its own, and noise is another"):
+        SampleConfig(prior=FrameSimilarityPrior(), noise={"kind": "independent"})
+
+
+def given_of_prior():
+    """A picture, the first frame of each of three clips."""
+    mask = np.broadcast_to(np.arange(SHAPE[0]) == 0, (3, SHAPE[0]))
+    return Known(mask, np.random.default_rng(0).uniform(-1, 1, (3, *SHAPE)).astype(np.float32))
+
+
+def still(params):
+    """A network that believes what it sees."""
+    return {"backbone": lambda x, time, cond: x}

@@ -187,6 +187,14 @@ class FirstFrameConfig:
         """The parameters of a new adapter beside weights that were put in after it: see `copied`."""
         return copied(params)
 
+    def given(self, frames: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """It reads the clip alone; raises ValueError for one without the frame, or with no other."""
+        if self.frame >= frames:
+            raise ValueError(f"frame: {self.frame} is not in a clip of {frames} frames (0 to {frames - 1})")
+        if frames < 2:
+            raise ValueError("frame: is all there is of a clip of one frame; nothing is left to generate")
+        return {}
+
 
 def each_spatial(network: nnx.Module, make: Callable[[SelfAttention], SelfAttention]) -> nnx.Module:
     """Swaps the spatial self-attention of a network, in place.

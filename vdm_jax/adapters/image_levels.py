@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from vdm_jax.adapters.splice import swap
@@ -72,6 +73,10 @@ class ImageLevelsConfig:
     def begin(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of a new adapter beside weights that were put in after it: nothing of it is a copy."""
         return dict(params)
+
+    def given(self, frames: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """A picture."""
+        return {"hint": ((1, height, width, self.channels), np.float32)}
 
 
 class Encoder(nnx.Module):

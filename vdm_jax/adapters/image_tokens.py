@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from vdm_jax.adapters.splice import find, swap
@@ -38,6 +39,7 @@ class ImageTokensConfig:
     Attributes:
       tokens: n, that a picture becomes.
       image_dim: width of its features.
+      features: how many it has (those of CLIP's ViT-H/14: 16 x 16 patches and one of the whole).
       dim, heads, depth: of the resampler; depth 0 is none, then features are the tokens, as wide as the text.
       scale: s.
     """
@@ -46,13 +48,14 @@ class ImageTokensConfig:
 
     tokens: int = 16
     image_dim: int = 1280
+    features: int = 257
     dim: int = 768
     heads: int = 12
     depth: int = 4
     scale: float = 1.0
 
     def __post_init__(self):
-        for name, least in (("tokens", 1), ("image_dim", 1), ("dim", 1), ("heads", 1), ("depth", 0)):
+        for name, least in (("tokens", 1), ("image_dim", 1), ("features", 1), ("dim", 1), ("heads", 1), ("depth", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)!r} must be {least} or more")
         if self.dim % self.heads:
@@ -79,6 +82,10 @@ class ImageTokensConfig:
     def begin(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of a new adapter beside weights that were put in after it: nothing of it is a copy."""
         return dict(params)
+
+    def given(self, frames: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Features of a picture, or tokens that come ready."""
+        return {"image": ((self.features if self.depth else self.tokens, self.image_dim), np.float32)}
 
 
 class ImageAttention(CrossAttention):

@@ -8,6 +8,7 @@ from pathlib import Path
 from data_pipelines.shards.manifest import load as load_manifest
 from vdm_jax.errors import RunError, did_you_mean
 from vdm_jax.interop.component import float_type
+from vdm_jax.interop.exporting.adapter import export_adapter
 from vdm_jax.interop.exporting.diffusers import export_published
 from vdm_jax.interop.exporting.lora import export_pairs
 from vdm_jax.interop.exporting.module import export_module
@@ -23,6 +24,7 @@ vdm export runs/wan --out exported
 vdm export runs/finetuned --out exported --weights ema --dtype bf16 --shard-size 2
 vdm export runs/tiny --format torch --out exported
 vdm export runs/lora --format peft --out exported
+vdm export runs/adapted --format adapter --out exported
 vdm export runs/finetuned --format original --out exported
 """
 # Format -> (run, out, choices) -> lines to print.
@@ -30,6 +32,7 @@ FORMATS: dict[str, Callable[[Path, Path, Choices], list[str]]] = {
     "diffusers": export_published,
     "original": export_original,
     "torch": export_module,
+    "adapter": export_adapter,
     **{style: functools.partial(export_pairs, style=style) for style in STYLES},
 }
 
@@ -41,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="diffusers",
         help="diffusers: what from_pretrained of a published class opens; torch: a DiT or UNet of any options with"
-        " its own PyTorch code; peft, comfy: the low-rank pairs of a run alone, for diffusers or ComfyUI (%(default)s)",
+        " its own PyTorch code; peft, comfy: the low-rank pairs of a run alone, for diffusers or ComfyUI;"
+        " adapter: its adapter alone (%(default)s)",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     parser.add_argument("--weights", help="params, ema or ema:0.999; default what the run samples with")

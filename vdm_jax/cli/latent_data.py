@@ -52,7 +52,7 @@ def read_conditions(config: RunConfig, stored: Stored | None) -> list[str] | Non
     """Names of the stored conditions that the networks read; None where there are none to choose from."""
     if stored is None:
         return None
-    read = set(config.networks.model.may_read) | {f"{VECTOR}{name}" for name in config.train.vector}
+    read = set(config.may_read) | {f"{VECTOR}{name}" for name in config.train.vector}
     read |= {"known"} | ({"tokens_mask"} if config.train.tokens_mask else set())
     read |= noise_of(config).reads
     read -= {"tokens"} if config.networks.text else set()
@@ -122,7 +122,7 @@ class Decoder:
 
 
 def _check_pixels(config: RunConfig, shards: str) -> None:
-    missing = sorted(config.networks.given(*config.clip_shape[:3]))
+    missing = sorted(config.given)
     if missing or config.clip_shape[3] != 3:
         lacks = f" without {', '.join(missing)}" if missing else ""
         raise ValueError(
@@ -135,7 +135,7 @@ def _check_latents(config: RunConfig, spec: LatentSpec, shards: str) -> None:
     channels = config.clip_shape[3]
     if spec.channels != channels:
         raise ValueError(f"data.shards: {shards} holds latents of {spec.channels} channels, the model has {channels}")
-    wanted = {name: shape for name, (shape, _) in config.networks.given(*config.clip_shape[:3]).items()}
+    wanted = {name: shape for name, (shape, _) in config.given.items()}
     wanted |= {f"{VECTOR}{name}": () for name in config.train.vector if name not in _OF_EVERY_CLIP}
     wanted |= {"tokens_mask": (config.networks.tokens,)} if config.train.tokens_mask else {}
     for name in sorted(noise_of(config).reads - spec.conditions.keys()):

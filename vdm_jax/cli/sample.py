@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vdm_jax import sharding
 from vdm_jax.adapters.lora import merged
-from vdm_jax.cli import sample_flow, sample_given, sample_published
+from vdm_jax.cli import sample_flow, sample_given, sample_published, sample_similar
 from vdm_jax.cli.clip_files import check_out, write_clips
 from vdm_jax.config import build
 from vdm_jax.errors import did_you_mean
@@ -36,6 +36,7 @@ vdm sample runs/long --prompt "a red square" --frames 64 --out long.mp4
 vdm sample runs/demo --prompts prompts.txt --out samples/ --mesh data=2,context=4
 vdm sample runs/any --video clip.mp4 --given 0,7 --out between.mp4
 vdm sample runs/any --image first.png --frames 40 --overlap 4 --out long.mp4
+vdm sample runs/any --image first.png --similar 0.8,0.5 --match-colours --out near.mp4
 vdm sample runs/warped --flow driving.mp4 --degradation 0.3 --out x.mp4
 vdm sample runs/wan --prompt "a cat on a skateboard" --negative "blurred" --frames 81 --out cat.mp4
 vdm sample runs/svd --image cat.png --out cat.mp4
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=float, help=f"of the files ({FPS:g}, or as published)")
     sample_given.add_arguments(parser)
+    sample_similar.add_arguments(parser)
     sample_flow.add_arguments(parser)
     sample_published.add_arguments(parser)
 
@@ -82,15 +84,18 @@ def run(args: argparse.Namespace) -> int:
     _check_prompts(args.run, prompts, conditional=bool(read_config(args.run).get("text")))
     wanted = [prompt for prompt in prompts or [""] for _ in range(args.count)]
     check_out(args.out, len(wanted))
-    sample_given.check(args, run_config_from(read_config(args.run)))
+    config = run_config_from(read_config(args.run))
+    sample_given.check(args, config)
+    similar = sample_similar.choices(args, config)
     follow = sample_flow.followed(args, read_config(args.run))
     if follow is not None and args.overlap is not None:
         raise ValueError("--flow: is that of one clip, and --overlap makes a video of several; leave one of them out")
     with sharding.joined():
-        trained = open_run(args.run, args.step, args.weights, _choices(args, follow), mesh)
+        trained = open_run(args.run, args.step, args.weights, _choices(args, follow) | similar, mesh)
         known = sample_given.read(args, trained.clip_shape)
         read = None if follow is None else follow.read(len(wanted))
         clips = trained.sample(wanted, args.seed, known=known, long=_long(args), read=read)
+        clips = sample_similar.finished(args, clips, sample_given.numbers(args, trained.clip_shape[0]))
         if jax.process_index() == 0:
             for path in write_clips(args.out, zip(wanted, clips), FPS if args.fps is None else args.fps):
                 print(path)
@@ -211,6 +216,11 @@ def _tuned(args: argparse.Namespace, origin: Origin, mesh: MeshConfig | None) ->
         raise ValueError(
             f"{args.run}: its prompts are encoded and its clips decoded by the pipeline it started from, and"
             f" {origin.pipeline} holds none; import the whole folder there, with its model_index.json"
+        )
+    if (adapter := read_config(args.run).get("adapter")) is not None:
+        raise ValueError(
+            f"{args.run}: the pipeline of {origin.pipeline} has no place for its adapter ({adapter['kind']});"
+            " `open_run` of vdm_jax.cli.sample opens the adapted network itself, to sample latents with"
         )
 
     def opened(placed: Mesh | None) -> Pipeline:

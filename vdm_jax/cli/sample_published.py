@@ -23,7 +23,8 @@ from vdm_jax.media.video import decode
 from vdm_jax.sharding import MeshConfig, make_mesh
 
 OpenTrained = Callable[[Mesh | None], Pipeline]
-TRAINED_ONLY = ("solver", "step", "weights")
+AS_IMPORTED = ("solver", "similar", "match_colours")
+TRAINED_ONLY = (*AS_IMPORTED, "step", "weights")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _NUMBERS = ("frames", "height", "width", "steps", "guidance", "strength", "fps")
 
@@ -59,10 +60,10 @@ def run(
       args, prompts, mesh: of the command.
       trained: of a run that was trained here from an import, opens the pipeline of that import with its weights.
     """
-    for name in TRAINED_ONLY if trained is None else ("solver",):
+    for name in TRAINED_ONLY if trained is None else AS_IMPORTED:
         if getattr(args, name) is not None:
             why = "was imported, not trained here" if trained is None else "is sampled as the import it started from"
-            raise ValueError(f"--{name}: {args.run} {why}, and has no such choice")
+            raise ValueError(f"--{name.replace('_', '-')}: {args.run} {why}, and has no such choice")
     with sharding.joined():
         placed = _mesh(mesh)
         pipeline = open_pipeline(args.run, placed) if trained is None else trained(placed)

@@ -23,7 +23,6 @@ from data_pipelines.loading.stored import Stored
 from data_pipelines.shards.manifest import load as load_manifest
 from data_pipelines.shards.reader import captions
 from vdm_jax import sharding
-from vdm_jax.adapters.lora import TAG
 from vdm_jax.cli.config_file import load_config
 from vdm_jax.cli.latent_data import Decoder, condition_of, read_conditions, stored_for, with_null
 from vdm_jax.config import build
@@ -82,12 +81,17 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
     """
     config, origin = settled(config, workdir)
     checked = run_config_from(config)
-    if checked.lora is not None and origin is None:
-        raise ValueError("config.lora: is for weights that are there already; config.init must name them")
+    for section in ("lora", "adapter"):
+        if getattr(checked, section) is not None and origin is None:
+            raise ValueError(f"config.{section}: is for weights that are there already; config.init must name them")
     if checked.widen and origin is None:
         raise ValueError("config.widen: says how weights are read that are there already; config.init must name them")
     if "teacher" in checked.objective.copies and origin is None:
         raise ValueError("config.objective.teacher: is the weights that a run starts from; config.init must name them")
+    if "teacher" in checked.objective.copies and origin.adapted is not None:
+        raise ValueError(
+            f"config.objective.teacher: {origin.init} has an adapter, which a teacher is built without; distil its base"
+        )
     data = build(DataConfig, config["data"], "config.data")
     stored = stored_for(checked, data, origin)  # what is wrong with the sets is found before devices are asked for
     source = _Source(checked, data, stored, read_conditions(checked, stored))
@@ -174,9 +178,13 @@ def _begin(run: Run, origin: Origin | None, stored: Stored | None) -> TrainState
         state = run.plan.init(run.config.seed)
         return dataclasses.replace(state, params=run.with_copies(with_null(state.params, stored, abstract)))
     _say(f"starting from {origin.part} of {origin.run}{f', with more {origin.wider}' if origin.wider else ''}")
-    params = with_null(origin.params(run.plan, copies), stored, abstract)
-    if run.config.lora is not None:
-        params = overlay(run.plan.draw(run.config.seed, select(run.plan.networks.trainable, (TAG,))), params)
+    tag, adapter = run.config.tag, run.config.adapter
+    new = tag is not None and origin.adapted is None
+    fresh = select(run.plan.networks.trainable, (tag,)) if new else frozenset()
+    params = with_null(origin.params(run.plan, copies, fresh), stored, abstract)
+    if new:
+        params = overlay(run.plan.draw(run.config.seed, fresh), params)
+        params = params if adapter is None else adapter.begin(params)
     return run.plan.start_from(run.with_copies(params))
 
 

@@ -133,5 +133,5 @@ def batch_shapes(config: RunConfig) -> Mapping[str, tuple[tuple[int, ...], Any]]
     noise = noise_from(getattr(config.objective, "noise", None), "objective.noise")
     if noise.reads:
         shapes |= {name: ((size, *shape), jnp.float32) for name, shape in noise.shapes(config.clip_shape).items()}
-    given = config.networks.given(*config.clip_shape[:3])
+    given = config.given
     return shapes | {name: ((size, *shape), dtype) for name, (shape, dtype) in given.items()}

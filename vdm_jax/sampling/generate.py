@@ -28,11 +28,12 @@ from vdm_jax.errors import did_you_mean
 from vdm_jax.sampling.codenoise import codenoised
 from vdm_jax.sampling.denoiser import make_denoiser
 from vdm_jax.sampling.guidance import guided
-from vdm_jax.sampling.known import Known, check_known, replace_known
+from vdm_jax.sampling.known import Known, check_known, paste, replace_known
 from vdm_jax.sampling.noise import INDEPENDENT, draw, noise_from
+from vdm_jax.sampling.noise.similar import FrameSimilarityPrior
 from vdm_jax.sampling.ramps import linear
 from vdm_jax.sampling.sampler import Hooks, sample
-from vdm_jax.sampling.tau import uniform
+from vdm_jax.sampling.tau import from_level, uniform
 from vdm_jax.sharding import LogicalRules, activation_sharding, constrain, replicated
 from vdm_jax.types import Array
 
@@ -58,6 +59,8 @@ class SampleConfig:
       repaste: given frames come back as they are; False takes the network's word for them, which drifts a little in
         every step, as in FVDM's released sampler (arXiv 2410.03160).
       noise: what clips start from, a section with a `kind` of `sampling.noise.NOISES`; None is plain noise.
+      prior: that clips start from a frame that is given, noised to a level, and not from noise alone
+        (`sampling.noise.similar`); a section with the fields of `FrameSimilarityPrior`.
       frames: of the clips; 0 is as many as the run was trained on.
       windows: through which temporal attention looks at longer clips, a section with the fields of `Windows`
         (`adapters.windows`); None is all frames.
@@ -74,12 +77,15 @@ class SampleConfig:
     ema: float | None = None
     repaste: bool = True
     noise: dict | None = None
+    prior: FrameSimilarityPrior | None = None
     frames: int = 0
     windows: Windows | None = None
     co_denoise: Windows | None = None
 
     def __post_init__(self):
         noise_from(self.noise, "noise")
+        if self.prior is not None and self.noise is not None:
+            raise ValueError("prior: draws plain noise of its own, and noise is another; leave one of the two out")
         if self.steps < 1:
             raise ValueError(f"steps: {self.steps!r} must be 1 or more")
         if self.solver not in SOLVERS:
@@ -99,6 +105,8 @@ class SampleConfig:
 
 def check_distilled(grid: ConsistencyGrid, process: Process, config: SampleConfig) -> None:
     """Refuses choices that a consistency model cannot be sampled with; raises ValueError."""
+    if config.prior is not None:
+        raise ValueError("prior: begins between the levels that a distilled model knows; set it to None")
     if config.solver != "lcm":
         raise ValueError(f"solver: {config.solver!r} does not sample a model distilled by consistency; use 'lcm'")
     grid.sampled(process, config.steps)
@@ -132,7 +140,7 @@ def make_generator(
       `text_mask [B, L]`, or the condition itself where features come ready, or is the batch size B of an unconditional
       model.  A fourth argument, `{key: [B, ...]}`, is what the noise source reads (`NoiseSource.reads`), a fifth,
       `known`, what is given of the clips (`sampling.Known`).  It raises ValueError if B is not at least 1, if the
-      source lacks something, or if what is known does not fit the clips.
+      source or the prior lacks something, or if what is known does not fit the clips.
     """
     shape = (config.frames or clip_shape[0], *clip_shape[1:])
     drawing = _Drawing(process, merge, config, shape, null, known_way, distilled)
@@ -161,6 +169,8 @@ def make_generator(
         batch = given if isinstance(given, int) else len(jax.tree.leaves(given)[0])
         if known is not None:
             known = check_known(known, jax.ShapeDtypeStruct((batch, *drawing.shape), jnp.float32))
+        if config.prior is not None and (known is None or not known.whole_frames):
+            raise ValueError("sample.prior: starts from a frame that is given, and no whole frame is (known)")
         cond = {} if isinstance(given, int) else dict(given)
         return compiled(params, cond, dict(read or {}), known, key, batch)
 
@@ -226,6 +236,8 @@ class _Drawing:
         prior_key, loop_key = jax.random.split(key)
         grid = self.distilled
         levels = process.levels(config.steps) if grid is None else grid.sampled(process, config.steps)
+        if config.prior is not None:
+            levels = from_level(np.asarray(levels), config.prior.level(process))
         tau = uniform(np.asarray(levels), self.shape[0])
         hooks = Hooks(edit_x0=lambda x0, x_t, info: jnp.clip(x0, -1.0, 1.0)) if config.clip_x0 else Hooks()
         solver = SOLVERS[config.solver]() if grid is None else LCM(grid.scaling)
@@ -234,7 +246,7 @@ class _Drawing:
             denoiser = replace_known(denoiser, process, known, way="shared")
         elif known is not None:
             options |= {"known": known, "repaste": config.repaste}
-        return sample(denoiser, process, self._start(prior_key, batch, read), tau, cond, **options)
+        return sample(denoiser, process, self._start(prior_key, batch, read, known), tau, cond, **options)
 
     def _also(self, cond: Mapping[str, Any]) -> dict[str, float]:
         """What stands for none of the conditions beside the prompt that guidance goes towards."""
@@ -242,9 +254,13 @@ class _Drawing:
             raise ValueError(f"sample.guidance_also: {did_you_mean(lacking[0], cond)} (the conditions of these clips)")
         return dict.fromkeys(self.config.guidance_also, 0.0)
 
-    def _start(self, key: Array, batch: int, read: Mapping[str, Any]) -> Array:
+    def _start(self, key: Array, batch: int, read: Mapping[str, Any], known: Known | None) -> Array:
         """What the clips start from."""
         source, like = noise_from(self.config.noise, "noise"), jnp.zeros((batch, *self.shape))
+        if self.config.prior is not None:
+            last = self.shape[0] - 1 - jnp.argmax(known.mask[:, ::-1], axis=1)  # nearest to what a longer video lacks
+            picture = jnp.take_along_axis(known.value, last[:, None, None, None, None], axis=1)[:, 0]
+            return paste(known, self.config.prior.noised(key, self.process, picture, like))
         noise = None if source == INDEPENDENT else draw(source, jax.random.split(key, batch), like, read)
         return constrain(self.process.prior(key, like, noise), "batch", None, None, None, None)
 

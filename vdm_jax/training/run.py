@@ -146,26 +146,29 @@ def _stage(config: RunConfig, objective: Any) -> Stage:
 
 
 def _maker(config: RunConfig, vocab_size: int) -> MakeNetworks:
-    """What builds the networks of a run; what follows the backbone has its low-rank pairs too."""
+    """What builds the networks of a run; what follows the backbone has what is put into it too."""
     copies = config.objective.copies
 
     def make(rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         networks = config.networks.make(vocab_size, rngs)
         networks |= {name: config.networks.make(vocab_size, rngs)["backbone"] for name in copies}
-        if config.lora is not None:
-            for name in ("backbone", *(name for name, decay in copies.items() if decay is not None)):
-                _adapt(networks[name], config, rngs)
+        for name in ("backbone", *(name for name, decay in copies.items() if decay is not None)):
+            networks[name] = _adapted(networks[name], config, rngs)
         return networks
 
     return make
 
 
-def _adapt(backbone: nnx.Module, config: RunConfig, rngs: nnx.Rngs) -> None:
-    """Adds the low-rank pairs of a run."""
+def _adapted(backbone: nnx.Module, config: RunConfig, rngs: nnx.Rngs) -> nnx.Module:
+    """The backbone with the low-rank pairs of a run, or its adapter."""
+    section = "lora"
     try:
-        add_lora(backbone, config.lora, rngs, names_of(config.networks.model))
+        if config.lora is not None:
+            add_lora(backbone, config.lora, rngs, names_of(config.networks.model))
+        section = "adapter"
+        return backbone if config.adapter is None else config.adapter.put_into(backbone, rngs)
     except ValueError as error:
-        raise ValueError(f"config.lora.{error}") from None
+        raise ValueError(f"config.{section}.{error}") from None
 
 
 def train_run(

@@ -7,6 +7,7 @@ process     diffusion.process_from           what noise does
 model, text models.networks                  the networks
 objective   objectives.configuration         what is made small; None is plain denoising
 lora        adapters.LoRAConfig              low-rank pairs, which then are what trains; None for none
+adapter     adapters.configuration           the same of another part that is put into the network of `init`
 data        a section of data_pipelines      checked there; here only its clip size and buckets are read
 train       TrainConfig                      steps, batch, precision, dropout
 ema, guard, optimizer, mesh, checkpoint, log, sample, compile
@@ -17,6 +18,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vdm_jax.adapters.configuration import Adapter, Given, adapter_from, adapter_to_dict
 from vdm_jax.adapters.lora import TAG, LoRAConfig
 from vdm_jax.adapters.wider_input import WIDER
 from vdm_jax.config import build, to_dict
@@ -111,11 +113,28 @@ class RunConfig:
     init: str | None = None
     widen: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def tag(self) -> str | None:
+        """What chooses the parameters that were put into the network of `init`; None where there are none."""
+        return TAG if self.lora is not None else None if self.adapter is None else self.adapter.tag
 
     @property
     def trains(self) -> tuple[str, ...]:
-        """Patterns of the parameters that train: with `lora`, its pairs unless `train.trains` says what else."""
-        return (TAG,) if self.lora is not None and self.train.trains == ("*",) else self.train.trains
+        """Patterns of the parameters that train: what was put in, unless `train.trains` says what else."""
+        return (self.tag,) if self.tag is not None and self.train.trains == ("*",) else self.train.trains
+
+    @property
+    def given(self) -> Given:
+        """What must come with a clip, but for `vector`: condition -> (shape, dtype) without the batch."""
+        size = self.clip_shape[:3]
+        return self.networks.given(*size) | ({} if self.adapter is None else self.adapter.given(*size))
+
+    @property
+    def may_read(self) -> frozenset[str]:
+        """Conditions that the network reads where they are given."""
+        return self.networks.model.may_read | self.given.keys()
 
     @property
     def sampled_weights(self) -> str | None:
@@ -134,7 +153,7 @@ _SECTIONS: dict[str, type] = {
     "sample": SampleConfig,
     "compile": CompileConfig,
 }
-_OTHERS = ("seed", "init", "widen", "process", "model", "text", "objective", "lora", "data")
+_OTHERS = ("seed", "init", "widen", "process", "model", "text", "objective", "lora", "adapter", "data")
 
 
 def run_config_from(config: Mapping[str, Any]) -> RunConfig:
@@ -167,6 +186,7 @@ def run_config_from(config: Mapping[str, Any]) -> RunConfig:
         init=check_init(config.get("init")),
         widen=check_widen(config.get("widen")),
         lora=build(LoRAConfig, config["lora"], "config.lora") if config.get("lora") else None,
+        adapter=adapter_from(config.get("adapter")),
         objective=objective_from(config.get("objective")),
         **sections,
     )
@@ -196,6 +216,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         "text": to_dict(run.networks.text),
         "objective": objective_to_dict(run.objective),
         "lora": to_dict(run.lora),
+        "adapter": adapter_to_dict(run.adapter),
         "data": to_dict(config["data"]),
         **{name: to_dict(getattr(run, name)) for name in _SECTIONS},
     }
@@ -248,6 +269,13 @@ def _check(run: RunConfig) -> None:
             f"config.sample.noise: reads {', '.join(sorted(reads))}, which samples made in training have none of; leave"
             " it to `vdm sample --flow`, or set log.sample_every to None"
         )
+    if run.sample.prior is not None and run.log.sample_every is not None:
+        raise ValueError(
+            "config.sample.prior: starts from a given frame, which samples made in training have none of; leave it to"
+            " `vdm sample --image`, or set log.sample_every to None"
+        )
+    if run.adapter is not None:
+        _check_adapter(run)
     if run.objective.distilled is not None:
         _check_distilled(run)
     if run.train.batch_size % run.train.accumulate:
@@ -264,6 +292,16 @@ def _check(run: RunConfig) -> None:
         field = "vector" if name in run.train.vector else "constants"
         raise ValueError(f"config.train.{field}: {name!r} is not in config.model.scalars, nothing reads it")
     _check_buckets(run)
+
+
+def _check_adapter(run: RunConfig) -> None:
+    """Refuses an adapter beside low-rank pairs, and clips that it can do nothing with."""
+    if run.lora is not None:
+        raise ValueError("config.adapter: there is config.lora too; one of the two is trained at a time")
+    try:
+        run.adapter.given(*run.clip_shape[:3])
+    except ValueError as error:
+        raise ValueError(f"config.adapter.{error}") from None
 
 
 def _check_distilled(run: RunConfig) -> None:

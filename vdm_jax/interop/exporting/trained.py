@@ -84,6 +84,11 @@ def open_trained(run: Path, weights: str | None = None) -> Trained:
       RunError: no intact checkpoint.
     """
     config = run_config_from(read_config(run))
+    if config.adapter is not None:
+        raise ValueError(
+            f"config.adapter: {run} trained one ({config.adapter.tag}), which neither a published class nor the PyTorch"
+            " code here has a place for; --format adapter writes it alone, for its base as it was"
+        )
     which, restored = restored_weights(run, config, weights)
     params = restored.state if config.lora is None else merged(restored.state, config.lora.scale)
     return Trained(run, config, which, restored.step, params, read_origin(run))

@@ -40,6 +40,7 @@ from vdm_jax.interop.imported import PUBLISHED, is_imported, open_imported, reco
 from vdm_jax.interop.schedulers.published import read_scheduler
 from vdm_jax.models.networks import BACKBONES, HOW, kind_of
 from vdm_jax.models.unet.motion import animated, animated_params
+from vdm_jax.nn.path_filter import select
 from vdm_jax.training.checkpoint import restore_weights
 from vdm_jax.training.precision import PRECISIONS
 from vdm_jax.training.run_config import check_init, check_widen, complete, run_config_from
@@ -63,6 +64,7 @@ class Origin:
       process: section of the process; None where nobody states it.
       text: section of the text encoder that was trained with it; None otherwise.
       adapter: component whose motion modules are put into the network (AnimateDiff); None for none.
+      adapted: section of the adapter that is among the weights of a trained run; None for none.
       published: `class` and `config`, its `config.json`, of a network with a published class; None otherwise.
       pipeline: the import whose text encoder and autoencoder belong to it; None where there is none.
       component: what it is called there; None where there is none.
@@ -83,6 +85,7 @@ class Origin:
     source: str
     digest: str
     adapter: str | None = None
+    adapted: Mapping[str, Any] | None = None
     wider: str = ""
 
     @property
@@ -90,12 +93,13 @@ class Origin:
         """Whether the weights are those of an import, which holds one network, and not of a trained run."""
         return self.pipeline == self.run
 
-    def params(self, plan: StatePlan, without: Collection[str] = ()) -> Params:
+    def params(self, plan: StatePlan, without: Collection[str] = (), fresh: Collection[tuple[str, ...]] = ()) -> Params:
         """The weights on the mesh of a plan, by the names of its networks; of an import, `backbone` alone.
 
         Args:
           plan: of the run.
           without: its networks that are not among the weights.
+          fresh: paths that are not, as what stands there is put in now.
 
         Raises:
           ValueError: the networks of the plan are others.
@@ -108,17 +112,25 @@ class Origin:
             names = [self.part] if self.adapter is None else [self.part, self.adapter]
             found = [open_imported(path, name, plan.mesh, plan.rules)[name].params for name in names]
             return self._widened({"backbone": found[0] if self.adapter is None else animated_params(*found)}, plan)
-        masters = run_config_from(read_config(path)).train.masters
-        dtype = PRECISIONS["float32" if self.part.startswith("ema:") else masters]
-
-        def stored(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-            return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding)
-
-        held = {name: part for name, part in plan.abstract.params.items() if name not in without}
-        abstract = self._narrow(jax.tree.map(stored, held))
+        flat = flatten_dict({name: part for name, part in plan.abstract.params.items() if name not in without})
+        held = {where: leaf for where, leaf in flat.items() if where not in fresh}
+        abstract = self._narrow(unflatten_dict(self._as_stored(held)))
         found = restore_weights((path / "checkpoints").absolute(), self.part, abstract=abstract).state
         return self._widened(found, plan)
+
+    def _as_stored(self, leaves: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+        """The same abstract weights as the run that trained them holds them."""
+        config = run_config_from(read_config(Path(self.run)))
+        train = config.train
+        own, still = "float32" if self.part.startswith("ema:") else train.masters, train.frozen or train.masters
+        trained = leaves.keys() if still == own else select(leaves.keys(), config.trains)
+
+        def stored(where: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            kind = PRECISIONS[own if where in trained else still]
+            kind = kind if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+            return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding)
+
+        return {where: stored(where, leaf) for where, leaf in leaves.items()}
 
     def _narrow(self, abstract: Params) -> Params:
         """The shapes of the weights where the network of the run is wider; whole on every device."""
@@ -184,7 +196,10 @@ def settled(config: Mapping[str, Any], workdir: Path | None = None) -> tuple[dic
         raise ValueError(f"config.text: must be None: {init} was trained on text features that come with the data")
     if origin.text is not None:
         text = _agreed("text", text or {}, origin.text, (), origin)
-    return {**config, "model": model, "process": process, "text": text}, origin
+    found = {**config, "model": model, "process": process, "text": text}
+    if origin.adapted is not None:
+        found["adapter"] = _agreed("adapter", to_dict(config.get("adapter") or {}), origin.adapted, (), origin)
+    return found, origin
 
 
 def find_origin(init: str) -> Origin:
@@ -291,6 +306,7 @@ def _of_trained(init: str, run: Path, part: str) -> Origin:
         component=before and before.component,
         source=before.source if before else str(run),
         digest=hashlib.sha256(digests).hexdigest(),
+        adapted=config["adapter"],
     )
 
 

@@ -65,24 +65,29 @@ class FrameSimilarityPrior:
           float32 like `like`; frame `frame` is `image` bit for bit.
 
         Raises:
-          ValueError: a picture of another size than the clip, a frame that it has not, or nothing to generate; sides
-            that the blur is wider than.
+          ValueError: a frame that the clip has not; see `noised`.
         """
-        frames = like.shape[1]
+        if not 0 <= frame < like.shape[1]:
+            raise ValueError(f"frame: {frame} is not in a clip of {like.shape[1]} frames (0 to {like.shape[1] - 1})")
+        return self.noised(key, process, image, like).at[:, frame].set(image)
+
+    def noised(self, key: Array, process: Process, image: Array, like: Array) -> Array:
+        """The same with every frame drawn; arguments as of `start`.
+
+        Raises:
+          ValueError: a picture of another size than the clip, nothing to generate, or sides narrower than the blur.
+        """
         if image.shape != (like.shape[0], *like.shape[2:]):
             raise ValueError(f"image: shape {image.shape}, the clip {like.shape} needs [B, H, W, C]")
-        if frames < 2:
+        if like.shape[1] < 2:
             raise ValueError("like: a clip of one frame, the picture itself; nothing is left to generate")
-        if not 0 <= frame < frames:
-            raise ValueError(f"frame: {frame} is not in a clip of {frames} frames (0 to {frames - 1})")
         image = jnp.asarray(image, jnp.float32)
         mask_key, noise_key = jax.random.split(key)
         blurred = blur(image, self.blur_sigma, self.blur_size)
         keep = jax.random.uniform(mask_key, like.shape) >= self.p
         base = jnp.where(keep, image[:, None], blurred[:, None])
         time = jnp.full(like.shape[:2], self.level(process), jnp.float32)
-        x = process.q_sample(base, jax.random.normal(noise_key, like.shape), time)
-        return x.at[:, frame].set(image)
+        return process.q_sample(base, jax.random.normal(noise_key, like.shape), time)
 
 
 def blur(x: Array, sigma: float, size: int) -> Array:
