@@ -181,7 +181,8 @@ def _begin(run: Run, origin: Origin | None, stored: Stored | None) -> TrainState
     tag, adapter = run.config.tag, run.config.adapter
     new = tag is not None and origin.adapted is None
     fresh = select(run.plan.networks.trainable, (tag,)) if new else frozenset()
-    params = with_null(origin.params(run.plan, copies, fresh), stored, abstract)
+    known = origin.params(run.plan, (*copies, "null"), fresh)  # the data has its own empty prompt, of any length
+    params = with_null(known, stored, abstract)
     if new:
         params = overlay(run.plan.draw(run.config.seed, fresh), params)
         params = params if adapter is None else adapter.begin(params)

@@ -117,21 +117,21 @@ def test_a_run_remembers_where_it_came_from(folder, tmp_path):
 
 
 def test_a_network_may_read_more_than_the_weights_did(folder, tmp_path):
-    """Of an import and of a trained run: what is new gets zero rows, and all else is as it was."""
+    """Of an import and of a trained run: what is new gets zero rows, all else is as it was, prompts may be shorter."""
     trained = {**dit_config(text_dim=6), "text": None, "train": {"steps": 2, "batch_size": 4, "tokens": 3}}
     write_run(tmp_path / "run", trained)
     for init, rest in ((f"{folder / 'pair'}:transformer", CONFIG), (str(tmp_path / "run"), trained)):
-        rest = {**rest, "mesh": CONFIG["mesh"], "init": init}
+        rest = {**rest, "mesh": CONFIG["mesh"], "init": init, "train": {**rest["train"], "tokens": 1}}
         asked = {**rest, "model": {"concat_channels": 2}}
         with pytest.raises(ValueError, match="config.model.concat_channels: 2, but the weights of .* have 0"):
             settled(asked)
         found, origin = settled({**asked, "widen": ("concat_channels",)})
         assert (origin.wider, origin.published, origin.place()) == ("concat_channels", None, None)
         plan = assemble(run_config_from(found), devices=jax.devices()[:2]).plan
-        wide = plan.start_from({**plan.init(0).params, **origin.params(plan)}).params["backbone"]
+        wide = plan.start_from({**plan.init(0).params, **origin.params(plan, ("null",))}).params["backbone"]
         same, narrow = settled({**rest, "model": {}})
         plan = assemble(run_config_from(same), devices=jax.devices()[:2]).plan
-        before, channels = narrow.params(plan)["backbone"], run_config_from(same).networks.model.channels
+        before, channels = narrow.params(plan, ("null",))["backbone"], run_config_from(same).networks.model.channels
         kernels = [np.asarray(params["patch_in"]["kernel"]) for params in (before, wide)]
         old, new = (
             kernel.reshape(-1, each, kernel.shape[-1]) for kernel, each in zip(kernels, (channels, channels + 2))
