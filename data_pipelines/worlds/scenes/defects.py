@@ -21,6 +21,7 @@ from data_pipelines.worlds.scenes.labels import Defect, ScenesConfig
 
 BLUR, LEAST_BLUR = (0.022, 0.05), 1.1  # standard deviation: of the side, and pixels
 DARK, BRIGHT = (0.06, 0.2), (1.9, 2.6)
+LOST = 0.5  # of a frame's values, that over-exposure clips at most: what is white shows nothing; a bright frame more
 FLASH, FLICKER = (0.7, 0.95), (0.15, 0.3)
 BAR = (0.08, 0.2)  # each, of the frame
 SUBTITLE, TITLE, SLIDE = (0.09, 0.15), (0.16, 0.28), (0.08, 0.14)  # height of a line
@@ -40,11 +41,14 @@ WORDS = TEXT.split()
 class Canvas:
     """A clip while it is drawn: its pixels, float32 [T, H, W, 3] of 0 to 255, and the labels that defects set.
 
-    `cover`, uint8 [T, H, W], has a number for each bar, page or line where it hides the picture, and 0 elsewhere.
+    `calm`, bool [T], are the frames away from transitions, where a flash can be told from a fade, and where what is
+    wrong with light and lens shows; at least one.  `cover`, uint8 [T, H, W], has a number for each bar, page or line
+    where it hides the picture, and 0 elsewhere.
     """
 
     config: ScenesConfig
     pixels: np.ndarray
+    calm: np.ndarray
     blur: np.ndarray
     exposure: np.ndarray
     text: np.ndarray
@@ -53,25 +57,24 @@ class Canvas:
     cover: np.ndarray
 
     @classmethod
-    def of(cls, config: ScenesConfig, pixels: np.ndarray) -> "Canvas":
+    def of(cls, config: ScenesConfig, pixels: np.ndarray, calm: np.ndarray) -> "Canvas":
         """A canvas without defects."""
         zeros = np.zeros((3, config.frames), np.float32)
         whole, ones = (0, config.height, 0, config.width), np.ones(config.frames, np.float32)
-        return cls(config, pixels, zeros[0], ones, zeros[1], zeros[2], whole, np.zeros(pixels.shape[:3], np.uint8))
+        cover = np.zeros(pixels.shape[:3], np.uint8)
+        return cls(config, pixels, calm, zeros[0], ones, zeros[1], zeros[2], whole, cover)
 
     def hide(self, start: int, stop: int, where: np.ndarray) -> None:
         """Something new covers the pixels `where`, bool [H, W], from frame `start` to before `stop`."""
         self.cover[start:stop, where] = self.cover.max() + 1
 
 
-def apply(canvas: Canvas, kinds: tuple[str, ...], calm: np.ndarray, rng: np.random.Generator) -> tuple[Defect, ...]:
+def apply(canvas: Canvas, kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[Defect, ...]:
     """Draws defects into a canvas.
 
     Args:
       canvas: is drawn on.
       kinds: of `DEFECTS`; `still`, `slide` and `freeze` belong to the shots and are left out here.
-      calm: bool [T], frames away from transitions, where a flash can be told from a fade, and where what is wrong with
-        light and lens shows; at least one.
       rng: decides where, when and how much.
 
     Returns:
@@ -80,7 +83,7 @@ def apply(canvas: Canvas, kinds: tuple[str, ...], calm: np.ndarray, rng: np.rand
     found = []
     for kind, draw in ORDER.items():
         if kind in kinds:
-            start, stop = _span(rng, kind, calm)
+            start, stop = _span(rng, kind, canvas.calm)
             found.append(Defect(kind, start, stop, round(float(draw(canvas, start, stop, rng)), 6)))
     return tuple(found)
 
@@ -128,8 +131,17 @@ def _blur(canvas: Canvas, start: int, stop: int, rng: np.random.Generator) -> fl
     return sigma / canvas.config.side
 
 
-def _exposed(canvas: Canvas, start: int, stop: int, rng: np.random.Generator, factors: tuple[float, float]) -> float:
-    factor = rng.uniform(*factors)
+def _dark(canvas: Canvas, start: int, stop: int, rng: np.random.Generator) -> float:
+    return _exposed(canvas, start, stop, rng.uniform(*DARK))
+
+
+def _bright(canvas: Canvas, start: int, stop: int, rng: np.random.Generator) -> float:
+    calm = canvas.pixels[canvas.calm]  # of every shot, whichever of them the span has
+    high = float(np.quantile(calm, 1 - LOST, axis=(1, 2, 3)).max(initial=1.0))
+    return _exposed(canvas, start, stop, rng.uniform(BRIGHT[0], np.clip(255 / high, *BRIGHT)))
+
+
+def _exposed(canvas: Canvas, start: int, stop: int, factor: float) -> float:
     canvas.pixels[start:stop] = np.minimum(canvas.pixels[start:stop] * factor, 255)
     canvas.exposure[start:stop] *= factor
     return factor
@@ -260,8 +272,8 @@ def _font(height: int) -> ImageFont.FreeTypeFont:
 Apply = Callable[[Canvas, int, int, np.random.Generator], float]
 ORDER: dict[str, Apply] = {
     "blur": _blur,
-    "dark": functools.partial(_exposed, factors=DARK),
-    "bright": functools.partial(_exposed, factors=BRIGHT),
+    "dark": _dark,
+    "bright": _bright,
     "flash": _flash,
     "flicker": _flicker,
     "letterbox": functools.partial(_bars, axis=1),

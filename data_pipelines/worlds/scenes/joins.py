@@ -20,9 +20,10 @@ from data_pipelines.worlds.scenes.matching import Match
 FOUND_AGAIN = 0.7  # correlation of a block that is found again
 DOUBTFUL = 0.5  # of few blocks so many may be found by chance: a cut, if all is found on either side
 LINKED = {1: 0.4, 2: 0.2, 4: 0.2, 8: 0.16, 16: 0.1}  # share of the blocks of a shot that are, so many frames later
+ONE_SHOT = 0.35  # share of the blocks that two shots hardly have in common by chance: no dissolve is between
 BESIDE_A_CUT = (0.4, 1.2)  # share on either side of a cut, and more for each share over it; a dissolve has less
 NEAR = {"dissolve": 4, "fade": 0}  # frames between two parts of one, at most
-LEAST_BLOCKS = 10
+LEAST_BLOCKS, UNTOLD = 10, 0.3  # fewer tell nothing; what of the steps has fewer, at most, in a clip that is told
 UNLIKE_EXPOSED = 0.15  # of the frame, by which more is clipped in one frame than in another
 DIP = 0.88  # of the detail before and after: a mixture of two shots has less
 
@@ -36,8 +37,8 @@ class Found:
     stop: int
 
 
-def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light) -> tuple[Found, ...]:
-    """Reads cuts, dissolves and fades.
+def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light) -> tuple[Found, ...] | None:
+    """Reads cuts, dissolves and fades; None where bars and writing leave too little of the picture to tell.
 
     Args:
       video: uint8 [T, H, W, 3].
@@ -52,7 +53,11 @@ def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light
     frames = np.flatnonzero(kept)
     if len(frames) < 2:
         return tuple(fades)
-    detail, usable = matching.detail(luma[frames]), matching.reduced(picture[frames]) > 0.9
+    usable = matching.usable(picture[frames])
+    detail = matching.detail(luma[frames], usable)
+    both = np.logical_and(usable[1:], usable[:-1])
+    if np.mean([len(matching.corners(fits)) < LEAST_BLOCKS for fits in both]) > UNTOLD:
+        return None
     taken = np.zeros(len(luma) + 1, bool)
     for fade in fades:
         taken[max(0, fade.start - 1) : fade.stop + 1] = True
@@ -61,7 +66,8 @@ def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light
     def pair(k: int, j: int) -> tuple[np.ndarray, np.ndarray]:
         if abs(clipped[k] - clipped[j]) < UNLIKE_EXPOSED:
             return detail[k], detail[j]
-        return tuple(matching.detail(exposed_alike(video[frames[[k, j]]], picture[frames[[k, j]]])))
+        alike = exposed_alike(video[frames[[k, j]]], picture[frames[[k, j]]])
+        return tuple(matching.detail(alike, usable[[k, j]]))
 
     found = _joined([*fades, *_breaks(links(pair, usable), frames, taken)])
     level = [np.mean(luma[k][picture[k]]) if picture[k].any() else 0.0 for k in frames]
@@ -87,8 +93,7 @@ def _breaks(again: dict[int, np.ndarray], frames: np.ndarray, taken: np.ndarray)
       taken: bool [T + 1], steps into frames that need no other explanation; those explained here are added.
     """
     found = []
-    over = np.concatenate([[0.0], again[2], [0.0]])  # links over a step into the frame after and from the one before
-    shares = again | {1: np.maximum(again[1], np.maximum(over[:-1], over[1:]))}
+    shares = again | {1: _over(again, frames)}
     for lag, least in LINKED.items():
         for k in np.argsort(shares[lag], kind="stable"):
             if shares[lag][k] >= (DOUBTFUL if lag == 1 else least):
@@ -98,11 +103,33 @@ def _breaks(again: dict[int, np.ndarray], frames: np.ndarray, taken: np.ndarray)
                 continue
             beside = [again[lag][j] for j in (k - 1, k + 1) if 0 <= j < len(again[lag])]
             sharp = lag == 1 and min(beside, default=1.0) > BESIDE_A_CUT[0] + BESIDE_A_CUT[1] * shares[lag][k]
-            if shares[lag][k] >= least and not sharp:
+            if not sharp and (shares[lag][k] >= least or _beyond(again, int(k), lag) > ONE_SHOT):
                 continue
             taken[first + 1 : last + 1] = True
             found.append(Found("cut", last, last) if sharp else Found("dissolve", first + 1, last))
     return found
+
+
+def _beyond(again: dict[int, np.ndarray], k: int, lag: int) -> float:
+    """The best of the longer links that lead from frame k or before to frame k + lag or after."""
+    longer = {more: shares for more, shares in again.items() if more > lag}
+    over = [shares[max(0, k + lag - more) : k + 1] for more, shares in longer.items()]
+    shares = np.concatenate([[0.0], *over])
+    return float(shares[np.isfinite(shares)].max())
+
+
+def _over(again: dict[int, np.ndarray], frames: np.ndarray) -> np.ndarray:
+    """The best link over each step between neighbours: where frames beyond it are linked, it is no cut.
+
+    Over a flash, neighbours are farther apart than is sought at once, and longer links count as well.
+    """
+    best, flash = again[1].copy(), np.diff(frames) > 1
+    for lag in (2, 4):
+        for first in np.flatnonzero(np.isfinite(again[lag])):
+            steps = np.arange(first, first + lag)
+            steps = steps if lag == 2 else steps[flash[steps]]
+            best[steps] = np.maximum(best[steps], again[lag][first])
+    return best
 
 
 def _joined(found: list[Found]) -> list[Found]:
@@ -139,7 +166,7 @@ def _widened(light: Light, start: int, stop: int) -> tuple[int, int]:
 
 
 def links(pair: Callable[[int, int], tuple[np.ndarray, np.ndarray]], usable: np.ndarray) -> dict[int, np.ndarray]:
-    """Lag -> share of the blocks of each frame that are found again so many frames later; 1 if that cannot be told.
+    """Lag -> share of the blocks of each frame that are found again so many frames later; infinite if untold.
 
     Args:
       pair: the details [H, W] of two frames.
@@ -174,5 +201,5 @@ def _link(first: np.ndarray, second: np.ndarray, usable: np.ndarray, start: np.n
 
 def _share(matched: Match) -> float:
     if len(matched.correlation) < LEAST_BLOCKS:
-        return 1.0
+        return np.inf
     return float((matched.correlation > FOUND_AGAIN).mean())

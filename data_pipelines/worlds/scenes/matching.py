@@ -45,10 +45,21 @@ def reduced(frames: np.ndarray) -> np.ndarray:
     return cells.mean((2, 4), dtype=np.float32)
 
 
-def detail(frames: np.ndarray) -> np.ndarray:
-    """Reduced frames without their slow changes, which would match anywhere."""
-    small = reduced(frames)
-    return small - ndimage.gaussian_filter(small, (0, BLOCK / 2, BLOCK / 2))
+def usable(picture: np.ndarray) -> np.ndarray:
+    """Pixels of reduced frames that are wholly of the picture; bool, of bool `[T, H, W]`."""
+    return reduced(picture) > 0.9
+
+
+def detail(frames: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Reduced frames without their slow changes, which would match anywhere.
+
+    Args:
+      frames: `[T, H, W]`.
+      seen: bool, see `usable`; what is not of the picture is 0, and leaves no rim beside it, which would not move.
+    """
+    blur, small = (0, BLOCK / 2, BLOCK / 2), reduced(frames) * seen
+    share = ndimage.gaussian_filter(seen.astype(np.float32), blur)
+    return (small - ndimage.gaussian_filter(small, blur) / np.maximum(share, 1e-3)) * seen
 
 
 def match(first: np.ndarray, second: np.ndarray, usable: np.ndarray, start: np.ndarray) -> Match:
@@ -59,24 +70,29 @@ def match(first: np.ndarray, second: np.ndarray, usable: np.ndarray, start: np.n
       usable: bool [2, H, W], pixels of each that belong to the picture; a block with too few is left out.
       start: [2, 3], affine map that says where in `second` a point of `first` is expected.
     """
-    height, width = first.shape
     drawn = _drawn(second, start)
     # what is not usable in either, or from outside the second frame, counts as nothing
     fits = usable[0] & (_drawn(usable[1].astype(np.float32), start) > 0.9)
-    rows, columns = np.arange(0, height - BLOCK + 1, STRIDE), np.arange(0, width - BLOCK + 1, STRIDE)
-    corners = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)  # [N, 2]
-    share = np.lib.stride_tricks.sliding_window_view(fits, (BLOCK, BLOCK))[corners[:, 1], corners[:, 0]].mean((1, 2))
-    corners = corners[share > 0.8]
-    a = np.lib.stride_tricks.sliding_window_view(first, (BLOCK, BLOCK))[corners[:, 1], corners[:, 0]]
+    starts = corners(fits)
+    a = np.lib.stride_tricks.sliding_window_view(first, (BLOCK, BLOCK))[starts[:, 1], starts[:, 0]]
     shifts = np.stack(np.meshgrid(*2 * [np.arange(-REACH, REACH + 1)]), -1).reshape(-1, 2)  # [S, 2]
-    places = corners[:, None] + shifts + REACH  # [N, S, 2], in the padded frame
+    places = starts[:, None] + shifts + REACH  # [N, S, 2], in the padded frame
     padded = np.pad(drawn, REACH, mode="edge")
     b = np.lib.stride_tricks.sliding_window_view(padded, (BLOCK, BLOCK))[places[..., 1], places[..., 0]]
     score = _correlation(a[:, None], b)
-    best, n = score.argmax(1), np.arange(len(corners))
-    centres = corners + BLOCK / 2
+    best, n = score.argmax(1), np.arange(len(starts))
+    centres = starts + BLOCK / 2
     places = centres + shifts[best] + _between(score.reshape(-1, 2 * REACH + 1, 2 * REACH + 1), best)
     return Match(centres, places @ start[:, :2].T + start[:, 2], score[n, best])
+
+
+def corners(fits: np.ndarray) -> np.ndarray:
+    """The upper left corners (x, y), int [N, 2], of the blocks that are nearly all within `fits`, bool [H, W]."""
+    height, width = fits.shape
+    rows, columns = np.arange(0, height - BLOCK + 1, STRIDE), np.arange(0, width - BLOCK + 1, STRIDE)
+    starts = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
+    windows = np.lib.stride_tricks.sliding_window_view(fits, (BLOCK, BLOCK))
+    return starts[windows[starts[:, 1], starts[:, 0]].mean((1, 2)) > 0.8]
 
 
 def shift(first: np.ndarray, second: np.ndarray) -> np.ndarray:

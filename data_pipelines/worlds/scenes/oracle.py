@@ -52,7 +52,7 @@ class Reading:
 
     Attributes:
       content: (top, bottom, left, right) of the picture inside bars, in pixels.
-      transitions: in order; None where the picture is too dark or blurred to tell.
+      transitions: in order; None where too little of the picture is seen, or it is too dark or blurred, to tell.
       still: bool [T], the frame shows what the one before showed.
       defects: those of `labels.DEFECTS` that are there, but for the watermark; "writing" is a subtitle or title.
     """
@@ -78,8 +78,10 @@ def read(video: np.ndarray) -> Reading:
     inner[top:bottom, left:right] = True
     luma = luminance(video)
     picture = inner & ~ndimage.maximum_filter(written, (1, 5, 5))
-    light = exposure(video, luma, _clear(inner, written, picture))
-    unsaturated = picture[..., None] & (video < SATURATED)
+    clear = _clear(inner, written, picture)
+    light = exposure(video, luma, clear)
+    told = np.where(rewritten(written)[:, None, None], clear, picture)  # letters that are half found would differ
+    unsaturated = told[..., None] & (video < SATURATED)
     lit = unsaturated.all(-1)
     channels = [(video[..., c] / np.float32(NOISIER), unsaturated[..., c]) for c in range(3)]
     still, sharp = stillness(luma, lit, channels), sharpness(luma, lit)
@@ -98,8 +100,7 @@ def read(video: np.ndarray) -> Reading:
             defects.add("freeze")
     if not page and "dark" not in defects and (sharp < SHARP).mean() > PERSISTENT:
         defects.add("blur")
-    told = not defects & {"dark", "blur"}
-    transitions = shots(video, luma, picture, light) if told else None
+    transitions = None if defects & {"dark", "blur"} else shots(video, luma, picture, light)
     return Reading(content, transitions, still, frozenset(defects))
 
 
@@ -184,7 +185,8 @@ def content_box(video: np.ndarray) -> tuple[int, int, int, int]:
         top = 0
     if left and np.quantile(peak[:, width - left :], 0.2) >= BLACK:
         left = 0
-    if np.quantile(peak[top : height - top, left : width - left], 0.9) < 3 * BLACK:
+    darkest, brightest = np.quantile(peak[top : height - top, left : width - left], (0.02, 0.9))
+    if darkest < BLACK and brightest < 3 * BLACK:
         return 0, height, 0, width  # all is so dark that bars cannot be told
     return top, height - top, left, width - left
 
@@ -201,6 +203,12 @@ def writing(video: np.ndarray, content: tuple[int, int, int, int]) -> np.ndarray
     high &= ~edge
     near = ndimage.maximum_filter(low, (1, 5, 5)), ndimage.maximum_filter(high, (1, 5, 5))
     return (high & near[0]) | (low & near[1] & ~edge)
+
+
+def rewritten(written: np.ndarray) -> np.ndarray:
+    """Frames in which writing comes, goes or says something else, of what `writing` returns: bool [T]."""
+    same, either = (both.sum((1, 2)) for both in (written[1:] & written[:-1], written[1:] | written[:-1]))
+    return np.concatenate([[False], same < 0.5 * either])
 
 
 def _clear(inner: np.ndarray, written: np.ndarray, picture: np.ndarray) -> np.ndarray:

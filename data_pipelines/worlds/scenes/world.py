@@ -154,7 +154,10 @@ def _film(config: ScenesConfig, rng: np.random.Generator) -> Film:
             transitions, held = (), _held(config, (), rng)
     weights, fill = _weights(config.frames, transitions, rng)
     mixed, shots = _shots(config, weights, fill, standing, held, rng)
-    canvas, found = Canvas.of(config, mixed), []
+    calm = weights.max(0) == 1
+    for t in transitions:
+        calm[max(0, t.start - 2) : t.stop + 2] = False
+    canvas, found = Canvas.of(config, mixed, calm), []
     if standing:
         strength = 1.0
         if standing == "slide":
@@ -163,10 +166,7 @@ def _film(config: ScenesConfig, rng: np.random.Generator) -> Film:
         found.append(Defect(standing, 0, config.frames, round(strength, 6)))
     if held:
         found.append(Defect("freeze", *held, 1.0))
-    calm = weights.max(0) == 1
-    for t in transitions:
-        calm[max(0, t.start - 2) : t.stop + 2] = False
-    found += defects.apply(canvas, kinds, calm, rng)
+    found += defects.apply(canvas, kinds, rng)
     noise = rng.uniform(0, config.noise) * rng.standard_normal(mixed.shape, dtype=np.float32)
     pixels = (np.clip(canvas.pixels + noise, 0, 255) + 0.5).astype(np.uint8)
     main, mix = weights.argmax(0).astype(np.int32), (1 - weights.max(0)).astype(np.float32)

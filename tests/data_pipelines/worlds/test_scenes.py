@@ -163,6 +163,14 @@ def test_exposure_is_the_factor(kind, ratio):
             assert ratio[0] < factor < ratio[1]
 
 
+def test_over_exposure_leaves_something_to_be_seen():
+    for pixels, labels in clips(with_defect("bright"), 12):
+        shown = pixels[(labels.exposure > 1) & (labels.mix == 0)]
+        lost = (shown > 250).mean((1, 2, 3))
+        assert lost.max() > 0.2
+        assert lost.max() < defects.LOST + 0.05 or labels.defects[0].strength == defects.BRIGHT[0]
+
+
 def test_bars_are_black_and_the_content_is_not():
     for kind in ("letterbox", "pillarbox"):
         for pixels, labels in clips(with_defect(kind)):
@@ -177,8 +185,8 @@ def test_bars_are_black_and_the_content_is_not():
 @pytest.mark.parametrize("kind", ["subtitle", "title", "watermark"])
 def test_overlays_cover_what_the_labels_count(kind):
     for seed in range(6):
-        canvas = Canvas.of(CONFIG, np.full((20, 32, 40, 3), 100, np.float32))
-        (defect,) = defects.apply(canvas, (kind,), np.ones(20, bool), np.random.default_rng(seed))
+        canvas = Canvas.of(CONFIG, np.full((20, 32, 40, 3), 100, np.float32), np.ones(20, bool))
+        (defect,) = defects.apply(canvas, (kind,), np.random.default_rng(seed))
         rows, columns = np.nonzero((canvas.pixels != 100).any((0, 3)))
         box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / (32 * 40)
         shown = canvas.mark if kind == "watermark" else canvas.text
@@ -202,8 +210,8 @@ def test_transitions_do_not_hide_what_is_labelled(kind):
     calm = np.zeros(20, bool)
     calm[[0, 1, 18, 19]] = True
     for seed in range(12):
-        canvas = Canvas.of(CONFIG, np.full((20, 32, 40, 3), 100, np.float32))
-        (defect,) = defects.apply(canvas, (kind,), calm, np.random.default_rng(seed))
+        canvas = Canvas.of(CONFIG, np.full((20, 32, 40, 3), 100, np.float32), calm)
+        (defect,) = defects.apply(canvas, (kind,), np.random.default_rng(seed))
         assert calm[defect.start : defect.stop].sum() >= 3
 
 

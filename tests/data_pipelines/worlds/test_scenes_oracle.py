@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.worlds.drawing.pictures import luminance, picture
-from data_pipelines.worlds.scenes import joins, light
+from data_pipelines.worlds.scenes import joins, light, matching
 from data_pipelines.worlds.scenes import oracle as scenes_oracle
 from data_pipelines.worlds.scenes import world as scenes
 from data_pipelines.worlds.scenes.labels import ScenesConfig
@@ -92,6 +92,63 @@ def test_frames_are_exposed_alike():
     for pair in ((one, lit), (lit, one)):
         first, second = light.exposed_alike(np.stack(pair), np.ones((2, 64, 64), bool))
         assert np.abs(first - second).max() < 4
+
+
+def test_bars_leave_no_rim_that_would_be_found_again():
+    rng = np.random.default_rng(6)
+    frames = luminance(np.stack([picture(rng, 64, 64, 16) for _ in range(2)]))
+    whole = matching.detail(frames, np.ones((2, 32, 32), bool))
+    inside = np.zeros(frames.shape, bool)
+    inside[:, 16:48] = True
+    seen = matching.usable(inside)
+    within = matching.detail(np.where(inside, frames, 2), seen)
+    assert not within[~seen].any()
+    beside = slice(8, 10)
+    assert abs(within[:, beside].mean() - whole[:, beside].mean()) < 0.1 * whole.std()
+
+
+def test_where_frames_beyond_a_step_are_linked_it_is_no_cut():
+    frames = np.array([0, 2, 3, 4, 5, 6])  # a flash is left out
+    again = {1: np.array([0.3, 1, 0.1, 1, 1]), 2: np.array([0.3, np.inf, 0.2, 1]), 4: np.array([0.8, 0.9])}
+    np.testing.assert_array_equal(joins._over(again, frames), [0.8, 1, 0.2, 1, 1])
+
+
+def test_what_is_found_again_beyond_it_was_lost_for_other_reasons():
+    again = {lag: np.ones(24 - lag) for lag in joins.LINKED}
+    again[4][6:9] = again[8][2:9] = 0.1
+    again[16][:] = 0.2
+    (found,) = joins._breaks(again, np.arange(24), np.zeros(25, bool))
+    assert (found.kind, found.start, found.stop) == ("dissolve", 7, 10)
+    again[16][2] = 0.5  # frames 2 and 18 show one shot
+    assert not joins._breaks(again, np.arange(24), np.zeros(25, bool))
+
+
+def test_too_little_of_a_picture_tells_no_transitions():
+    rng = np.random.default_rng(4)
+    video = np.concatenate([np.stack([picture(rng, 64, 64, 16)] * 6) for _ in range(2)])
+    assert [f.kind for f in scenes_oracle.read(video).transitions] == ["cut"]
+    for left in (slice(0, 20), slice(44, 64)):
+        video[:, :, left] = 2
+    video[:, 28:36] = np.where(np.arange(64)[:, None] % 8 < 4, 255, 0)  # a line of something like writing
+    assert scenes_oracle.read(video).transitions is None
+
+
+def test_bars_are_read_beside_a_page_of_dark_paper():
+    video = np.full((16, 64, 64, 3), (24, 30, 22), np.uint8)
+    video[:, 30:34, 10:30:4] = 200  # letters
+    assert scenes_oracle.content_box(video) == (0, 64, 0, 64)
+    video[:, :12] = video[:, 52:] = 3
+    assert scenes_oracle.content_box(video) == (12, 52, 0, 64)
+    under_exposed = (picture(np.random.default_rng(7), 64, 64, 16) * 0.1).astype(np.uint8)
+    under_exposed[:12] = under_exposed[52:] = 3
+    assert scenes_oracle.content_box(np.stack([under_exposed] * 4)) == (0, 64, 0, 64)
+
+
+def test_writing_that_changes_is_told_from_writing_that_stays():
+    written = np.zeros((5, 8, 8), bool)
+    written[1:3, 2, 1:6] = written[3:, 5, 1:6] = True
+    written[2, 2, 1] = False  # a letter is missed
+    assert scenes_oracle.rewritten(written).tolist() == [False, True, False, True, False]
 
 
 def test_the_halves_of_a_fade_are_one():
