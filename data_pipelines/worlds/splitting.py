@@ -27,7 +27,7 @@ def divide(
       ValueError: a share out of range, or so large that some single value would be missing in training.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"fraction_held_out: {share!r} is not within [0, 1)")
+        raise ValueError(f"held_out: {share!r} is not within [0, 1)")
     wanted = round(share * len(combinations))
     left: dict[tuple[str, Any], int] = {}
     for value in itertools.chain.from_iterable(map(_values, combinations)):
@@ -41,7 +41,7 @@ def divide(
                 left[v] -= 1
     if len(held_out) < wanted:
         names = ", ".join(field.name for field in dataclasses.fields(combinations[0]))
-        raise ValueError(f"fraction_held_out: {share!r} leaves some value of {names} untaught")
+        raise ValueError(f"held_out: {share!r} leaves some value of {names} untaught")
     return tuple(c for c in combinations if c not in held_out), tuple(c for c in combinations if c in held_out)
 
 

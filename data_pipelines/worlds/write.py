@@ -50,10 +50,9 @@ def write_world(
       ValueError: a field out of range, or `out` exists.
       RunError: the disk fails; nothing is left behind.
     """
-    if clips < 1 or val_clips < 0 or seed < 0:
-        values = {"clips": clips, "val_clips": val_clips, "seed": seed}
-        name = "clips" if clips < 1 else "val_clips" if val_clips < 0 else "seed"
-        raise ValueError(f"{name}: {values[name]!r} is too small")
+    for name, value, least in (("clips", clips, 1), ("val_clips", val_clips, 0), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name}: {value!r}; at least {least}")
     world = world_of(config)
     share = (HELD_OUT if world.hold_out else 0.0) if held_out is None else held_out
     train, val = _halves(world, config, share, seed)

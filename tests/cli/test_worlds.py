@@ -30,6 +30,13 @@ def test_shows_a_contact_sheet_without_writing_a_set(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s.png"]
 
 
+def test_a_sheet_without_a_name_has_that_of_the_world(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["worlds", "sprites", "--show", "--config.colours=red,blue", "--config.counts=1"]) == 0
+    assert capsys.readouterr().out == "contact sheet: sprites.png\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["sprites.png"]
+
+
 def test_lists_the_worlds(capsys):
     assert main(["worlds", "--list"]) == 0
     assert capsys.readouterr().out.startswith("sprites")
@@ -49,7 +56,12 @@ def test_lists_the_worlds(capsys):
         (["sprites", "--check", "--seed", "-1"], "seed: -1 is negative"),
         (["sprites", "--check", "--frames", "1"], "objects: the oracle reads one object that moves"),
         (["sprites", "--out", "x", "--codec", "h265"], "codec: unknown 'h265'; did you mean 'h264'?"),
-        (["sprites", "--out", "x", "--clips", "0"], "clips: 0"),
+        (["sprites", "--out", "x", "--clips", "0"], "clips: 0; at least 1"),
+        (["sprites", "--out", "x", "--size", "64x"], "'64x' is neither"),
+        (["sprites", "--out", "x", "--held-out", "2"], "held_out: 2.0 is not within [0, 1)"),
+        (["scenes", "--out", "x", "--config.defects=blur,drk"], "config.defects: unknown 'drk'; did you mean 'dark'?"),
+        (["sprites", "--show", "x.jpg"], "show: 'x.jpg' is no name of a PNG, as x.png is"),
+        (["sprites", "--show", "nowhere/x.png"], "show: nowhere/x.png: there is no folder nowhere"),
     ],
 )
 def test_wrong_input_is_one_line(words, message, tmp_path, monkeypatch, capsys):

@@ -13,9 +13,9 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
       argparse.ArgumentTypeError: it is neither.
     """
-    height, _, width = text.partition("x")
+    height, times, width = text.partition("x")
     try:
-        return int(height), int(width or height)
+        return int(height), int(width if times else height)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor HEIGHTxWIDTH") from None
 

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import dataclasses
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vdm_jax.media.grid import strip_sheet, write_png
 
 EXAMPLE = """
 vdm worlds --list
+vdm worlds planes --show
 vdm worlds sprites --show sprites.png --size 64 --frames 16
 vdm worlds sprites --check
 vdm worlds sprites --out data/sprites --clips 4096 --size 16 --frames 8 --config.objects=2
@@ -33,7 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=())
     parser.add_argument("world", nargs="?", help=f"which world: {', '.join(WORLDS)}")
     parser.add_argument("--list", action="store_true", help="list the worlds and stop; with a world, its fields")
-    parser.add_argument("--show", metavar="PNG", type=Path, help="write a contact sheet with everything that is known")
+    parser.add_argument(
+        "--show",
+        metavar="PNG",
+        nargs="?",
+        const="",
+        help="write a contact sheet with everything that is known (WORLD.png)",
+    )
     parser.add_argument("--check", action="store_true", help=f"measure the world's oracle on {CHECKED} clips")
     parser.add_argument("--out", metavar="SHARDS", type=Path, help="directory to make")
     parser.add_argument("--clips", metavar="N", type=int, default=4096, help="training clips (%(default)s)")
@@ -70,17 +78,18 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "world: name one of " + ", ".join(WORLDS) if missing else f"world: {did_you_mean(args.world, WORLDS)}"
         )
-    if not (args.list or args.check or args.out or args.show):
+    if not (args.list or args.check or args.out or args.show is not None):
         raise ValueError("worlds: nothing to do; give --out SHARDS, --show PNG, --check or --list")
     if args.seed < 0:
         raise ValueError(f"seed: {args.seed} is negative")
     world = WORLDS[args.world]
     config = config_of(world, args)
+    sheet = None if args.show is None else sheet_path(args.show or f"{world.name}.png")
     if args.list:
         print(describe(world, config))
-    if args.show is not None:
-        show(world, config, args.seed, args.show)
-        print(f"contact sheet: {args.show}")
+    if sheet is not None:
+        show(world, config, args.seed, sheet)
+        print(f"contact sheet: {sheet}")
     figures = world.check(config, CHECKED, args.seed) if args.check else []
     if args.out is not None:
         figures += write(config, args)
@@ -98,11 +107,14 @@ def config_of(world: World, args: argparse.Namespace) -> Any:
       ValueError: an unknown field, or a value that cannot stand there.
     """
     said: dict[str, Any] = {}
+    lists = {name for name, kind in typing.get_type_hints(world.config).items() if typing.get_origin(kind) is tuple}
     for field, text in args.overrides:
         try:
             said[field] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            said[field] = text  # a plain word
+            said[field] = tuple(text.split(",")) if field in lists else text  # plain words
+        if field in lists and not isinstance(said[field], tuple | list):
+            said[field] = (said[field],)  # one alone
     if args.size is not None:
         said["height"], said["width"] = args.size
     said |= {name: getattr(args, name) for name in ("frames", "fps") if getattr(args, name) is not None}
@@ -117,6 +129,20 @@ def describe(world: World, config: Any) -> str:
     lines += ["fields:"]
     lines += [f"  {name} {value.dtype} {list(value.shape)}" for name, value in example.fields.items()]
     return "\n".join([*lines, f"caption: {example.caption}", f"attributes: {', '.join(example.attributes)}"])
+
+
+def sheet_path(text: str) -> Path:
+    """Where a contact sheet is to lie.
+
+    Raises:
+      ValueError: it is no PNG, or its folder is not there.
+    """
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"show: {text!r} is no name of a PNG, as {path.stem or 'sheet'}.png is")
+    if not path.parent.is_dir():
+        raise ValueError(f"show: {text}: there is no folder {path.parent}")
+    return path
 
 
 def show(world: World, config: Any, seed: int, path: Path) -> None:

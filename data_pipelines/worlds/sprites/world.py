@@ -183,11 +183,11 @@ def combinations(config: SpritesConfig) -> tuple[Sprite, ...]:
     return tuple(every)
 
 
-def split(fraction_held_out: float, seed: int, config: SpritesConfig) -> tuple[tuple[Sprite, ...], tuple[Sprite, ...]]:
+def split(held_out: float, seed: int, config: SpritesConfig) -> tuple[tuple[Sprite, ...], tuple[Sprite, ...]]:
     """Divides the combinations so that held-out captions never occur in training, but each of their words does.
 
     Args:
-      fraction_held_out: share of the combinations to hold out, in [0, 1).
+      held_out: share of the combinations to hold out, in [0, 1).
       seed: which ones.
       config: the values in use.
 
@@ -197,7 +197,7 @@ def split(fraction_held_out: float, seed: int, config: SpritesConfig) -> tuple[t
     Raises:
       ValueError: as `splitting.divide`.
     """
-    return divide(combinations(config), fraction_held_out, seed)
+    return divide(combinations(config), held_out, seed)
 
 
 def attributes(index: int, config: SpritesConfig, combos: Sequence[Sprite] | None = None) -> tuple[Sprite, ...]:

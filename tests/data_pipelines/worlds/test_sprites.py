@@ -151,7 +151,7 @@ def test_split_depends_on_the_seed():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 0.99])
 def test_impossible_splits_are_refused(fraction):
-    with pytest.raises(ValueError, match="fraction_held_out"):
+    with pytest.raises(ValueError, match="held_out"):
         sprites.split(fraction, 0, CONFIG)
 
 
