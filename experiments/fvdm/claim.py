@@ -17,12 +17,12 @@ from . import toy
 
 ARMS = {"p0": 0.0, "p02": 0.2, "p1": 1.0}
 GIVEN = {"image_first": (0,), "image_middle": (4,), "interpolation": (0, 7)}
-PLAIN, TASKS, OVERLAP, LONG = 256, 64, 4, 16  # clips, clips, frames, frames
+PLAIN, TASKS, OVERLAP, LONG = 1024, 128, 4, 16  # clips, clips, frames, frames
 
 
 def measure(lab: Lab) -> dict[str, float]:
     """All three models of one seed."""
-    steps = lab.pick(300, 1200)
+    steps = lab.pick(2000, 12000)
     video = toy.clips(2000, lab.seed)
     real, held = toy.clips(PLAIN, 1000 + lab.seed), toy.clips(TASKS, 2000 + lab.seed, LONG)
     measured, shown, samplers = {}, {}, {}

@@ -10,7 +10,7 @@ published AdamW 1e-4 without decay or warm-up, 2 to 3 clips a device, 300,000 to
           Gradients were clipped at 0.1 late in training; here throughout
 hardware  8 devices with 80 GB in bfloat16 (batch and mesh are ours); not measured
 
-The toy that the claim was measured with is `toy.py`.
+The toy of the claim is `toy.py`.
 """
 
 import ml_collections

@@ -2,41 +2,48 @@
 
 At equal steps, batch and seeds: (unified) a third of the clips each for prediction, interpolation and generation;
 (prediction, interpolation, generation) specialists; (still) the prediction specialist without attention over time; and
-two other ways to show a model the frames before, pooled into adaLN and read by cross-attention.
+(adaln) another way to show a model the frames before, pooled and added to the embedding of the time.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vdm_jax.evaluation.claims import Check, Claim, Lab
 from vdm_jax.media.grid import to_uint8
+from vdm_jax.training.fit import batches
 
 from . import toy
 
-CLIPS, DRAWS, AHEAD = 32, 4, 4  # held-out clips, samples of each, frames that are judged of a prediction
+CLIPS, DRAWS, AHEAD = 96, 4, 4  # held-out clips, samples of each, frames that are judged of a prediction
+ARMS = {"unified": toy.UNIFIED, **toy.TASKS, "still": toy.TASKS["prediction"]}
+STILL = ("*", "!temporal")  # its temporal attention stays the identity
 
 
 def measure(lab: Lab) -> dict[str, float]:
     """All models of one seed."""
-    steps = lab.pick(400, 4000)
+    steps = lab.pick(1200, 8000)
     video, held = toy.clips(2000, lab.seed), toy.clips(CLIPS, 1000 + lab.seed)
     measured, shown, generate = {"truth/valid": toy.valid(held)}, {}, None
-    arms = {"unified": (toy.UNIFIED, ("*",)), **{name: (task, ("*",)) for name, task in toy.TASKS.items()}}
-    arms["still"] = (toy.TASKS["prediction"], ("*", "!temporal"))  # its temporal attention stays the identity
-    for arm, (masks, trains) in arms.items():
-        fitted = toy.train(video, steps, lab.seed, masks, trains=trains)
+    for arm, masks in ARMS.items():
+        trains = STILL if arm == "still" else ("*",)
+        fitted = toy.train(toy.tasks(video, masks, steps, lab.seed), steps, lab.seed, trains=trains)
         generate = generate or toy.sampler(fitted.networks)
         made = {task: _make(generate, fitted.params, held, task, lab.seed) for task in toy.TASKS}
         measured |= {f"{arm}/{name}": value for name, value in _numbers(made, held).items()}
         shown[arm] = made
-        lab.say(f"{arm}: loss {fitted.losses['train'][-50:].mean():.4f} {_numbers(made, held)}")
-    for arm, make in toy.INJECTIONS.items():
-        fitted = toy.train(video, steps, lab.seed, None, make)
-        ahead = _read(toy.sampler(fitted.networks, toy.FRAMES - toy.GIVEN), fitted.params, held, lab.seed)
-        measured[f"{arm}/prediction"] = _ahead(ahead, held[:, toy.GIVEN :])
-        lab.say(f"{arm}: {measured[f'{arm}/prediction']:.4f}")
+        _tell(lab, arm, measured)
+    data = {"video": jnp.asarray(video[:, toy.GIVEN :]), "tokens": jnp.asarray(toy.tokens(video))}
+    fitted = toy.train(batches(data, toy.BATCH, lab.seed), steps, lab.seed, toy.pooled)
+    ahead = _read(toy.sampler(fitted.networks, toy.FRAMES - toy.GIVEN), fitted.params, held, lab.seed)
+    measured["adaln/prediction"] = _ahead(ahead, held[:, toy.GIVEN :])
+    _tell(lab, "adaln", measured)
     _show(lab, held, shown)
     return measured
+
+
+def _tell(lab: Lab, arm: str, measured: dict[str, float]) -> None:
+    lab.say(f"{arm}: " + ", ".join(f"{k.split('/')[1]} {v:.4f}" for k, v in measured.items() if k.startswith(arm)))
 
 
 def _make(generate, params, held: np.ndarray, task: str, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ tasks     a spatial mask in a fifth of the clips, else one of six in time.  Draw
 published architecture, masks and loss; steps, batch and learning rate are not known and are ours
 hardware  8 devices with 80 GB in bfloat16; not measured
 
-The toy that the claim was measured with is `toy.py`.
+The toy of the claim is `toy.py`.
 """
 
 import ml_collections

@@ -4,6 +4,7 @@ That equal times are one time a clip is in `tests/models/test_dit.py`, frames th
 in `tests/sampling/test_sampler.py`.
 """
 
+import argparse
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from flax import nnx
 
 from tests.models.tiny_dit import T, awake, call, clip, make, times
+from vdm_jax.cli import sample_given
 from vdm_jax.cli.config_file import load_config
 from vdm_jax.evaluation.claims.methods import CLAIM, load
 from vdm_jax.models.dit import DiT
@@ -31,6 +33,13 @@ def test_the_published_settings_are_a_run_with_a_time_per_frame():
     assert 660e6 < count < 690e6  # Latte-XL/2: 674 M
 
 
+def test_a_run_of_latents_takes_no_picture_that_nobody_scaled():
+    run = run_config_from(load_config(str(FOLDER / "config.py")))
+    asked = argparse.Namespace(run="runs/fvdm", image="a.png", video=None, given=None, frames=None, overlap=None)
+    with pytest.raises(ValueError, match="--image: runs/fvdm makes clips of 4 channels, no pixels that a picture"):
+        sample_given.check(asked, run)
+
+
 def test_frames_that_change_places_with_their_times_change_places_in_the_output():
     model = awake(make(attention="factorised"))
     model.units.temporal.attention.out.kernel[...] *= 0.0
@@ -47,12 +56,12 @@ def claim():
 
 
 def test_the_place_of_a_digit_is_measured(claim):
-    video = np.full((1, 2, 16, 16, 1), -1.0, np.float32)
-    video[0, 0, 4:8, 2:6] = 1.0
-    video[0, 1, 6:10, 5:9] = 1.0
+    video = np.full((1, 2, 8, 8, 1), -1.0, np.float32)
+    video[0, 0, 2:4, 1:3] = 1.0  # of a latent whose elements are two pixels wide
+    video[0, 1, 3:5, 2:5] = 1.0
     np.testing.assert_allclose(claim.toy.places(video)[0], [[4, 6], [7, 8]], atol=1e-5)
-    moved = np.roll(video, 3, axis=3)
-    np.testing.assert_allclose(claim._error(video, moved), 3.0, atol=1e-5)
+    moved = np.roll(video, 2, axis=3)
+    np.testing.assert_allclose(claim._error(video, moved), 4.0, atol=1e-5)
 
 
 def test_real_clips_are_near_to_each_other_and_still_ones_are_not(claim):
