@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from vdm_jax.adapters.splice import find, swap
@@ -58,7 +59,7 @@ class WindowAttention(SelfAttention):
         """Args:
           x: `[B, G, N, D]`, N frames of G points.
           policy: everything must be seen.
-          rotary: `[w or more, 2, c / 2]`, of places in a window.
+          rotary: `[N or more, 2, c / 2]`; it tells frames how far apart they are, which is the same in every window.
           tokens: "GN".
           partition: see `attend`.
           length: None.
@@ -75,18 +76,24 @@ class WindowAttention(SelfAttention):
         if policy.positional or policy.q_segments is not None:
             raise ValueError("windows: the attention is causal or of packed clips; the fusion would look ahead")
         b, g, frames, _ = x.shape
-        qkv = self.windows.cut(self.qkv(x), axis=2)  # [B, G, n, w, H, 3, c]
-        if positions is not None:
-            qkv = qkv + self._of_places(positions.astype(x.dtype))
-        q, k = self.norm(qkv[..., 0, :], qkv[..., 1, :])
-        of_windows = (b, -1, *q.shape[3:])
-        q, k, v = (y.reshape(of_windows).swapaxes(2, 3) for y in (q, k, qkv[..., 2, :]))  # [B, G n, H, w, c]
-        if rotary is not None:
-            q, k = (rotate(y, rotary[: self.windows.size]) for y in (q, k))
+        q, k, v = self._in_windows(self.qkv(x), rotary, positions)  # [B, G, H, n, w, c]
+        heads, width = q.shape[2], q.shape[5]
+        q, k, v = (y.swapaxes(2, 3).reshape(b, -1, heads, self.windows.size, width) for y in (q, k, v))
         out = attend(q, k, v, policy=policy, kernel=self.kernel, partition=partition, layout="BGHND", scale=self.scale)
-        out = out.swapaxes(2, 3).reshape(b, g, -1, self.windows.size, q.shape[2] * q.shape[4])
+        out = out.swapaxes(2, 3).reshape(b, g, -1, self.windows.size, heads * width)
         # The last projection is affine and shares add up to 1, so it may come after the mean, once for each frame.
         return self.out(self.windows.fuse(out, frames, axis=2))
+
+    def _in_windows(self, qkv: Array, rotary: Array | None, positions: Array | None) -> list[Array]:
+        """Queries, keys and values; before they are cut, as far as they are the same in every window."""
+        if positions is not None:
+            qkv = self.windows.cut(qkv, axis=2) + self._of_places(positions.astype(qkv.dtype))
+        q, k = self.norm(qkv[..., 0, :], qkv[..., 1, :])
+        q, k, v = (jnp.moveaxis(y, -2, 2) for y in (q, k, qkv[..., 2, :]))  # [B, G, H, N, c], or with windows
+        if rotary is not None:
+            rows = rotary[: q.shape[-2]]
+            q, k = rotate(q, rows), rotate(k, rows)
+        return [q, k, v] if positions is not None else [self.windows.cut(y, axis=3) for y in (q, k, v)]
 
     def _of_places(self, positions: Array) -> Array:
         """What positions add to queries, keys and values, `[w, H, 3, c]`."""
