@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from vdm_jax.adapters.splice import find
 from vdm_jax.adapters.windows import WindowBlock, window_attention
@@ -16,6 +15,7 @@ from vdm_jax.evaluation.claims.methods import CLAIM, load
 from vdm_jax.models.unet import UNet
 from vdm_jax.sampling.noise import Rescheduled, noise_from
 from vdm_jax.training.run_config import complete, run_config_from
+from vdm_jax.training.state import define
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "freenoise"
 
@@ -27,15 +27,16 @@ def test_the_published_settings_are_a_run_that_samples_four_times_as_many_frames
     assert (run.clip_shape, run.sample.frames, run.sample.windows) == ((16, 40, 64, 4), 64, Windows(16, 4))
     assert noise_from(run.sample.noise, "noise") == Rescheduled(16, 4)
     frames, *size = run.sample.frames, *run.clip_shape[1:]
+    networks = define(lambda rngs: {"backbone": UNet(run.networks.model, rngs)})
+    cond = {"tokens": jnp.zeros((1, 77, 1024)), "vector": {"fps": jnp.ones(1)}}
 
-    def sampled(x):
-        network = window_attention(UNet(run.networks.model, nnx.Rngs(0)), run.sample.windows, frames)
+    def sampled(params, x):
+        network = window_attention(networks.merge(params)["backbone"], run.sample.windows, frames)
         assert len(find(network, WindowBlock)) == 17
-        cond = {"tokens": jnp.zeros((1, 77, 1024)), "vector": {"fps": jnp.ones(1)}}
         return network(x, jnp.zeros((1, frames)), cond)
 
-    shape = (1, frames, *size)
-    assert jax.eval_shape(sampled, jax.ShapeDtypeStruct(shape, jnp.bfloat16)).shape == shape
+    x = jax.ShapeDtypeStruct((1, frames, *size), jnp.bfloat16)
+    assert jax.eval_shape(sampled, networks.abstract, x).shape == x.shape
 
 
 @pytest.fixture(scope="module")

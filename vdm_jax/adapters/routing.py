@@ -59,7 +59,10 @@ def route_text(network: nnx.Module) -> nnx.Module:
     if not isinstance(network, (DiT, UNet)):
         raise ValueError(f"router: the layers of {type(network).__name__} have no groups (those of DiT and UNet have)")
     if getattr(network.config, "pooled_text", False):
-        raise ValueError("router: pooled_text=True, all layers of the DiT hear the text through the time embedding too")
+        raise ValueError(
+            "router: pooled_text=True, so that one time embedding tells all layers of the DiT the text as well; only"
+            " what cross-attention alone reads can differ between them (pooled_text=False)"
+        )
     paths = find(network, CrossAttention)
     if not paths:
         raise ValueError(f"router: the {type(network).__name__} reads no text")
