@@ -110,11 +110,3 @@ def sampler(networks: NetworkDefinitions, degradation: float):
 def warped() -> Warped:
     """The noise of the method, degraded by a draw for each clip."""
     return Warped(scale=SCALE)
-
-
-def places(video: np.ndarray) -> np.ndarray:
-    """The digit's centre in each frame, `[N, T, 2]` in pixels: the mean place of what is bright."""
-    bright = np.clip((np.asarray(video, np.float32).mean(-1) + 1) / 2, 0, 1) ** 2
-    at = np.arange(SIDE) + 0.5
-    total = np.maximum(bright.sum((2, 3)), 1e-6)
-    return np.stack([(bright.sum(2) * at).sum(-1) / total, (bright.sum(3) * at).sum(-1) / total], -1)
