@@ -48,7 +48,7 @@ VIDEO_DIT: dict[str, Any] = {
     },
     "text": {"tokenizer": "bpe", "vocab_size": 400, "length": 6, "dim": 64, "depth": 1, "heads": 4},
     "optimizer": {"kind": "muon", "learning_rate": 4e-3, "schedule": "wsd", "warmup": 50, "decay_fraction": 0.4},
-    "steps": 1000,
+    "steps": 1800,
     "batch": 20,
     "clips": 4096,
     "dropout": 0.1,

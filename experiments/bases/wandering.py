@@ -12,7 +12,10 @@ from data_pipelines.worlds.sprites import oracle
 from data_pipelines.worlds.sprites.world import COLOURS, DIRECTIONS, SPEEDS, Sprite, SpritesConfig, combinations
 
 COLOURED = ("red", "green", "blue", "yellow", "magenta", "cyan")
-WORLD = SpritesConfig(height=16, width=16, frames=16, colours=COLOURED, shapes=("square", "circle", "cross"))
+WORLD = SpritesConfig(
+    height=16, width=16, frames=16, colours=COLOURED, shapes=("square", "circle", "cross"),
+    size=(0.45, 0.5), travel=(0.3, 0.5),
+)  # fmt: skip
 FORMS = {"a {0} {1}": 0.5, "a {1}": 0.2, "something {0}": 0.2, "": 0.1}  # of captions, and how often each comes
 PROMPTS = sorted({form.format(colour, shape) for form in FORMS for colour in COLOURED for shape in WORLD.shapes})
 

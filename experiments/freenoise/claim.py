@@ -4,7 +4,6 @@ Every arm has the same weights, prompts, steps and number of clips.  Prompts nam
 noise, so that it may drift.
 """
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ bases = load(Path(__file__).parents[1] / "bases" / "bases.py")
 wandering = bases.wandering
 
 FRAMES, TRAINED, APART, READ = 64, 16, 32, 4  # READ: frames that the oracle reads at once
-CLIPS, BATCH, STEPS = 32, 8, 16
+CLIPS, BATCH, STEPS, GUIDANCE = 32, 8, 16, 2.0
 WINDOWS = {"size": TRAINED, "stride": 4}
 NOISE = {"kind": "rescheduled", "window": TRAINED, "stride": 4}
 ARMS: dict[str, dict[str, Any]] = {
@@ -41,29 +40,36 @@ def measure(lab: Lab) -> Mapping[str, float]:
     prompts = [f"a {shape}" for _, shape in kinds[:CLIPS]]
     wanted = looks(slices(real))
     found = {"real/agreement": agreement(real[:CLIPS]), "real/motion": motion(real)}
-    shown = {}
-    for arm, settings in ARMS.items():
-        choices = {"guidance": 1.0, "frames": FRAMES, "steps": lab.pick(STEPS, 2 * STEPS), **settings}
-        generate = functools.partial(known.generator(bases.SHAPE, **choices), weights)
-        clips, found[f"{arm}/seconds"] = timed(generate, known.tokenizer.encode(prompts), lab.seed)
+    choices = {"guidance": GUIDANCE, "frames": FRAMES, "steps": lab.pick(STEPS, 2 * STEPS)}
+    arms = {arm: known.generator(bases.SHAPE, **choices, **settings) for arm, settings in ARMS.items()}
+    shown, seconds = in_turns(arms, weights, known.tokenizer.encode(prompts), lab.seed)
+    for arm, clips in shown.items():
+        found[f"{arm}/seconds"] = seconds[arm]
         found[f"{arm}/agreement"], found[f"{arm}/motion"] = agreement(clips), motion(clips)
         found[f"{arm}/distance"] = frechet_distance(looks(slices(clips)), wanted)
         lab.say(f"{arm}: " + ", ".join(f"{k.split('/')[1]} {v:.3g}" for k, v in found.items() if k.startswith(arm)))
-        shown[arm] = clips
     cells = [{"real": real[i], **{arm: clips[i] for arm, clips in shown.items()}} for i in range(3)]
     lab.show("long", cells, [f"{prompt}, 16 of {FRAMES} frames" for prompt in prompts[:3]], frames=16, height=48)
     return found
 
 
-def timed(generate: Callable[..., jax.Array], text: Mapping[str, np.ndarray], seed: int) -> tuple[np.ndarray, float]:
-    """Clips in batches, uint8 `[B, T, H, W, 3]`, and the least CPU time of a batch behind the first, which compiles."""
-    clips, seconds = [], []
+def in_turns(
+    arms: Mapping[str, Callable[..., jax.Array]], weights: Any, text: Mapping[str, np.ndarray], seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Clips of each arm in batches, uint8 `[B, T, H, W, 3]`, and the least CPU time of a batch of it.
+
+    Arms take turns, so that a machine that is busy for a while is so for all of them; the first batch compiles and is
+    not timed.
+    """
+    clips, seconds = {arm: [] for arm in arms}, {arm: [] for arm in arms}
     for start in range(0, CLIPS, BATCH):
-        begin = time.process_time()
         part = {key: value[start : start + BATCH] for key, value in text.items()}
-        clips.append(to_uint8(jax.device_get(generate(part, jax.random.key(1000 * seed + start)))))
-        seconds.append(time.process_time() - begin)
-    return np.concatenate(clips), min(seconds[1:])
+        for arm, generate in arms.items():
+            begin = time.process_time()
+            made = jax.device_get(generate(weights, part, jax.random.key(1000 * seed + start)))
+            seconds[arm].append(time.process_time() - begin)
+            clips[arm].append(to_uint8(made))
+    return {arm: np.concatenate(c) for arm, c in clips.items()}, {arm: min(s[1:]) for arm, s in seconds.items()}
 
 
 def agreement(clips: np.ndarray) -> float:
