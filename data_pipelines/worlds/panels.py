@@ -5,7 +5,7 @@
     depth    near is bright; the scale is that of inverse depth, from the nearest to the farthest point of the clip
     masks    one colour an object, the background dark
     before   as it is
-    tracks   dots over the clip, hollow where the point is hidden
+    tracks   dots over the clip, larger where there are few, hollow where the point is hidden
     clean    as it is
     view     the views of the other cameras, as they are, numbered from 1
     audio    left above and right below: how loud it is along the clip, bright up to the frame
@@ -24,6 +24,8 @@ from data_pipelines.worlds.world import Example
 from vdm_jax.media.grid import upscale
 
 DOTS_AT = 64  # a clip is enlarged to about this height before dots are drawn on it
+FEW = 8  # dots that are drawn larger, with a rim
+BLANK = 236  # of a frame that a field has not
 _LEAST_FLOW = 1e-3  # pixels: below this the longest flow of a clip is no motion
 _TABLE = np.asarray(matplotlib.colormaps["tab10"].colors)
 
@@ -31,12 +33,12 @@ _TABLE = np.asarray(matplotlib.colormaps["tab10"].colors)
 def panels(example: Example) -> dict[str, np.ndarray]:
     """The clip and every field that can be drawn, by label: uint8 [T, H', W', 3] each.
 
-    Fields between two frames (flow) are drawn at the first of them; the last frame is blank.
+    Fields between two frames (flow) are drawn at the first of them; the last frame is grey.
     """
     drawn = {"video": example.video}
     for name, draw in DRAWN.items():
         if name in example.fields:
-            drawn[name] = draw(example)
+            drawn[_LABELS.get(name, name)] = draw(example)
     for number, view in enumerate(example.fields.get("views", ()), 1):
         drawn[f"view {number}"] = view
     return drawn
@@ -64,7 +66,7 @@ def _flow(example: Example) -> np.ndarray:
     seen = example.fields.get("flow_visible")
     if seen is not None:
         drawn[~seen] = drawn[~seen] // 2  # what comes out of sight is darker
-    return np.concatenate([drawn, np.full_like(example.video[:1], 255)])
+    return np.concatenate([drawn, np.full_like(example.video[:1], BLANK)])
 
 
 def _depth(example: Example) -> np.ndarray:
@@ -86,12 +88,15 @@ def _tracks(example: Example) -> np.ndarray:
     tracks = example.fields["tracks"]
     seen = example.fields.get("tracks_visible", np.ones(tracks.shape[:2], bool))
     height, width = canvas.shape[1:3]
-    cells = np.floor(tracks * factor).astype(int)
+    cells = np.floor(np.nan_to_num(tracks * factor, nan=-1)).astype(int)
+    rim = int(tracks.shape[1] <= FEW)
     for n in range(tracks.shape[1]):
         colour = _bytes(_TABLE[n % len(_TABLE)])
         for t in range(len(canvas)):
             x, y = cells[t, n]
-            if 1 <= x < width - 1 and 1 <= y < height - 1:
+            if 1 + rim <= x < width - 1 - rim and 1 + rim <= y < height - 1 - rim:
+                if rim:
+                    canvas[t, y - 2 : y + 3, x - 2 : x + 3] = 255
                 canvas[t, y - 1 : y + 2, x - 1 : x + 2] = colour
                 if not seen[t, n]:
                     canvas[t, y, x] = 0
@@ -106,7 +111,7 @@ def _events(example: Example) -> np.ndarray:
     counts = example.fields["event_counts"].astype(np.float32)
     strength = np.minimum(counts / max(float(np.quantile(counts, 0.995)), 1.0), 1)[..., None]
     drawn = 1 - strength[..., 0, :] * (0.9, 0.75, 0.1) - strength[..., 1, :] * (0.1, 0.8, 0.9)
-    return np.concatenate([_bytes(np.clip(drawn, 0, 1)), np.full_like(example.video[:1], 255)])
+    return np.concatenate([_bytes(np.clip(drawn, 0, 1)), np.full_like(example.video[:1], BLANK)])
 
 
 def _audio(example: Example) -> np.ndarray:
@@ -130,6 +135,7 @@ def _before(example: Example) -> np.ndarray:
     return example.fields["before"]
 
 
+_LABELS = {"event_counts": "events"}
 DRAWN: Mapping[str, Callable[[Example], np.ndarray]] = {
     "before": _before,
     "flow": _flow,

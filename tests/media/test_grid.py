@@ -73,6 +73,19 @@ def test_contact_sheet_grows_with_its_content():
     assert grid.contact_sheet([clip()] * 2, ["x"] * 2, columns=2).shape[1] > one.shape[1]
 
 
+def test_long_captions_are_broken_into_lines():
+    font, text = grid._font(), "a red circle moves to the left and a green square to the right"
+    lines = grid._broken(text, font, 140, 9)
+    assert " ".join(lines) == text
+    assert max(map(font.getlength, lines)) <= 140
+    two = grid._broken(text, font, 140, 2)
+    assert two[0] == lines[0]
+    assert two[1].endswith("…")
+    assert grid._broken("", font, 140, 3) == [""]
+    sheets = [grid.strip_sheet([{"x": clip()}], ["long words " * 40], height=16, lines=n) for n in (1, 3)]
+    assert sheets[1].shape[0] > sheets[0].shape[0] + 20
+
+
 def test_strips_of_a_group_stand_under_one_another():
     one, two, three = (clip(seed=s, h=8, w=8) for s in range(3))
     sheet = grid.strip_sheet([{"video": one, "a much longer label": two, "masks": three}], ["x"], height=16, frames=2)

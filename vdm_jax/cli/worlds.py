@@ -27,7 +27,7 @@ vdm worlds sprites --check
 vdm worlds sprites --out data/sprites --clips 4096 --size 16 --frames 8 --config.objects=2
 """
 CHECKED = 256
-TALL = 72  # pixels of a frame on the contact sheet
+TALL, CAPTION_LINES = 72, 3  # of the contact sheet: pixels of a frame, and lines of a caption at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +152,7 @@ def show(world: World, config: Any, seed: int, path: Path) -> None:
     examples = [world.clip(config, 17 * i, seed) for i in range(count)]
     cells = [panels(example) for example in examples]
     captions = [example.caption for example in examples]
-    write_png(strip_sheet(cells, captions, height=TALL, columns=2), path)
+    write_png(strip_sheet(cells, captions, height=TALL, columns=2, lines=CAPTION_LINES), path)
 
 
 def write(config: Any, args: argparse.Namespace) -> list[Figure]:

@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, INK, MUTED = (255, 255, 255), (28, 30, 33), (125, 130, 138)
+PAPER, INK, MUTED, RULE = (255, 255, 255), (28, 30, 33), (125, 130, 138), (214, 217, 222)
 MARGIN, GAP, ROW_GAP, FRAME_GAP = 20, 28, 18, 3
 FONT_SIZE = 14
 
@@ -75,10 +75,10 @@ def spread(length: int, count: int) -> list[int]:
     return [round(i * (length - 1) / max(count - 1, 1)) for i in range(count)]
 
 
-def film_strip(clip: np.ndarray, frames: int = 8, height: int = 96) -> np.ndarray:
-    """Evenly spaced frames of a clip side by side: uint8 `[height', width, 3]`."""
+def film_strip(clip: np.ndarray, frames: int = 8, height: int = 96, between: Sequence[int] = PAPER) -> np.ndarray:
+    """Evenly spaced frames of a clip side by side, with a colour between: uint8 `[height', width, 3]`."""
     cells = [fit_height(clip[i], height) for i in spread(len(clip), frames)]
-    bar = np.full((cells[0].shape[0], FRAME_GAP, 3), PAPER, np.uint8)
+    bar = np.full((cells[0].shape[0], FRAME_GAP, 3), between, np.uint8)
     row = [part for cell in cells for part in (cell, bar)]
     return np.concatenate(row[:-1], axis=1)
 
@@ -127,13 +127,15 @@ def strip_sheet(
     frames: int = 8,
     height: int = 96,
     columns: int = 1,
+    lines: int = 1,
 ) -> np.ndarray:
     """One picture of many groups of clips: those of a group under one another, labelled, its caption below.
 
     Args:
       cells: label -> uint8 `[T, H, W, 3]`, a group each; a clip that is alone stands without its label.
-      captions: one line each; a line wider than its row is cut with an ellipsis.
+      captions: one each; what is wider than its row after `lines` lines is cut with an ellipsis.
       frames, height, columns: as `contact_sheet`.
+      lines: of a caption, at most.
 
     Returns:
       uint8 `[H, W, 3]`.
@@ -145,8 +147,9 @@ def strip_sheet(
         raise ValueError(f"columns: {columns}; at least 1")
     pictures = []
     for cell, caption in zip(cells, captions, strict=True):
-        strips = {label: film_strip(clip, frames, height) for label, clip in cell.items()}
-        pictures.append(_cell(strips, str(caption)))
+        between = PAPER if len(cell) == 1 else RULE  # white frames, as of flow, would run into one another
+        strips = {label: film_strip(clip, frames, height, between) for label, clip in cell.items()}
+        pictures.append(_cell(strips, str(caption), lines))
     return _lay_out(pictures, min(columns, len(pictures)))
 
 
@@ -194,21 +197,36 @@ def _font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _cell(strips: Mapping[str, np.ndarray], caption: str) -> Image.Image:
+def _cell(strips: Mapping[str, np.ndarray], caption: str, lines: int) -> Image.Image:
     """Film strips one under another (labelled when there are several), the caption below."""
     font, small = _font(), _font(FONT_SIZE - 3)
     label = 0 if len(strips) == 1 else max(52, 6 + round(max(map(small.getlength, strips))))
-    line = FONT_SIZE + 10
     width = label + max(strip.shape[1] for strip in strips.values())
-    picture = Image.new("RGB", (width, sum(s.shape[0] + FRAME_GAP for s in strips.values()) + line), PAPER)
+    written = _broken(caption, font, width - label, lines)
+    tall = len(written) * (FONT_SIZE + 4) + 6
+    picture = Image.new("RGB", (width, sum(s.shape[0] + FRAME_GAP for s in strips.values()) + tall), PAPER)
     draw, y = ImageDraw.Draw(picture), 0
     for name, strip in strips.items():
+        if label:
+            edge = (label - 1, y - 1, label + strip.shape[1], y + strip.shape[0])
+            draw.rectangle(edge, outline=RULE)
         picture.paste(Image.fromarray(strip), (label, y))
         if label:
             draw.text((0, y + strip.shape[0] // 2), name, MUTED, small, anchor="lm")
         y += strip.shape[0] + FRAME_GAP
-    draw.text((label, y + 4), _shorten(caption, font, width - label), INK, font)
+    for number, line in enumerate(written):
+        draw.text((label, y + 4 + number * (FONT_SIZE + 4)), line, INK, font)
     return picture
+
+
+def _broken(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
+    """A text in lines of at most that width, the last one shortened; one that is empty for an empty text."""
+    words, found = text.split(), []
+    while len(found) < lines - 1 and font.getlength(" ".join(words)) > width:
+        count = max(1, sum(font.getlength(" ".join(words[: k + 1])) <= width for k in range(len(words))))
+        found.append(_shorten(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return [*found, _shorten(" ".join(words), font, width)]
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
