@@ -27,6 +27,7 @@ from vdm_jax.cli.config_file import load_config
 from vdm_jax.cli.latent_data import Decoder, condition_of, read_conditions, stored_for, with_null
 from vdm_jax.config import build
 from vdm_jax.interop.finetuning.origin import Origin, settled, write_origin
+from vdm_jax.interop.finetuning.pairs import check_pairs, with_pairs
 from vdm_jax.media.grid import contact_sheet, to_uint8, write_png
 from vdm_jax.media.video import write_mp4
 from vdm_jax.models.tokenizer import Tokenizer
@@ -92,6 +93,7 @@ def train(config: Mapping[str, Any], workdir: Path, how_to_go_on: str = "start t
         raise ValueError(
             f"config.objective.teacher: {origin.init} has an adapter, which a teacher is built without; distil its base"
         )
+    check_pairs(checked)
     data = build(DataConfig, config["data"], "config.data")
     stored = stored_for(checked, data, origin)  # what is wrong with the sets is found before devices are asked for
     source = _Source(checked, data, stored, read_conditions(checked, stored))
@@ -186,7 +188,8 @@ def _begin(run: Run, origin: Origin | None, stored: Stored | None) -> TrainState
     if new:
         params = overlay(run.plan.draw(run.config.seed, fresh), params)
         params = params if adapter is None else adapter.begin(params)
-    return run.plan.start_from(run.with_copies(params))
+    params = run.with_copies(params)
+    return run.plan.start_from({**params, "backbone": with_pairs(run.config, params["backbone"])})
 
 
 def open_tokenizer(

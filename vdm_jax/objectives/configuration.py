@@ -3,6 +3,7 @@
     objective = {"kind": "denoising"}                                      the default
     objective = {"kind": "denoising", "noise": {"kind": "independent"}}
     objective = {"kind": "consistency", "steps": 50}                        distils `config.init` to a few steps
+    objective = {"kind": "consistency", "pairs": "runs/picture_lcm"}        ... by a student that begins with pairs
     objective = {"kind": "denoising", "known_way": "shared",                which tasks, and how often each comes
                  "masks": [{"kind": "ends", "first": 8}, {"kind": "blocks", "share": 0.25}]}
     objective = {"kind": "denoising", "corruption": {"key": "concat", "mean": -3.0, "std": 0.5}}
@@ -102,6 +103,8 @@ class Consistency:
       huber, power: see `ConsistencyObjective`.
       decay: share of the target that stays in each step.
       noise: a section with a `kind` of `sampling.noise.NOISES`; None is plain noise.
+      corruption: as of `Denoising`.
+      pairs: a run that trained low-rank pairs, which the student begins with, merged; target and teacher begin without.
     """
 
     steps: int = 50
@@ -113,6 +116,8 @@ class Consistency:
     power: float = 0.0
     decay: float = 0.95
     noise: dict | None = None
+    corruption: NoisyCondition | None = None
+    pairs: str | None = None
 
     def __post_init__(self):
         noise_from(self.noise, "noise")
@@ -135,7 +140,8 @@ class Consistency:
 
     def make(self, process: Process, **parts: Any) -> ConsistencyObjective:
         """The objective of a run."""
-        data = DenoisingObjective(process, noise=noise_from(self.noise, "noise"), **parts)
+        noise = noise_from(self.noise, "noise")
+        data = DenoisingObjective(process, noise=noise, corruption=self.corruption, **parts)
         return ConsistencyObjective(data, self.distilled, self._guidance(), self.guides, self.huber, self.power)
 
     def _guidance(self) -> GuidanceRange | GuidanceRamp | None:

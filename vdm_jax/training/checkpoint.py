@@ -276,7 +276,7 @@ def restore_weights(
                 frozen, abstract = _apart(abstract, frozenset(flatten_dict(_saved_layout(path)["params"])))
             state, meta = _load(path, _select(path, which, abstract), partial=True)
             parts = [state.get("params", {}), *state.get("ema", {}).values()]
-            if apart:
+            if apart and frozen != {}:  # nothing of them is asked for
                 parts.append(restore_weights(beside, abstract=frozen).state)
             return Restored(candidate, _together(*parts), meta)
         if path.exists():  # else the run that writes here has deleted it in the meantime
