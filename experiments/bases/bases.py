@@ -1,6 +1,7 @@
 """Base models that claims start from; `vdm claim --bases` trains those that the cache lacks.
 
 video_dit   text to video, 16 frames of 16x16: a factorised DiT with rotary places, on sprites that wander
+motion_dit  pictures that move: `marked`
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from vdm_jax.training.optimizer import OptimizerConfig
 from vdm_jax.training.recipe import plain
 from vdm_jax.training.state import MakeNetworks, NetworkDefinitions, define
 
-from . import wandering
+from . import marked, wandering
 
 SHAPE = (16, 16, 16, 3)
 
@@ -111,4 +112,4 @@ def _train_video_dit() -> dict[str, Any]:
     return fitted.params
 
 
-BASES = (Base("video_dit", VIDEO_DIT, _train_video_dit),)
+BASES = (Base("video_dit", VIDEO_DIT, _train_video_dit), marked.BASE)
