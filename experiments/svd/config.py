@@ -1,17 +1,19 @@
-"""Stable Video Diffusion as published (arXiv 2311.15127): a UNet of pictures that becomes one of videos, in stages.
+r"""Stable Video Diffusion as published (arXiv 2311.15127): a UNet of pictures that becomes one of videos, in stages.
 
     S=experiments/svd/config.py
     vdm train --config $S:images --workdir runs/svd_images
     vdm train --config $S:video --config.init=runs/svd_images --workdir runs/svd_video
     vdm train --config $S:video_wide --config.init=runs/svd_video --workdir runs/svd_wide
     vdm train --config $S:high_quality --config.init=runs/svd_wide --workdir runs/svd
-    vdm train --config $S:image_to_video --config.init=runs/imported --workdir runs/svd_i2v
-    vdm train --config $S:camera_lora --config.init=runs/imported --workdir runs/svd_zoom
+    vdm train --config $S:image_to_video --config.init=runs/svd --config.widen="('concat_channels', 'scalars')" \
+      --workdir runs/svd_i2v
+    vdm train --config $S:camera_lora --config.init=runs/svd_i2v --workdir runs/svd_zoom
 
 model     SD 2.1's UNet, a block over time behind each block over space, blended by a learned share: 1.5 B parameters.
           Stages share it, so each starts from the run before.  A clip of one frame is a picture (`image_only`): layers
-          over time leave it as it is, and `images` trains the others.  Image-to-video reads 4 more channels, features
-          of a picture in place of a prompt and one more number, so it starts from an import of such weights, or anew
+          over time leave it as it is, and `images` trains the others.  Image-to-video reads 4 more channels and one
+          more number, for which `widen` gives zero rows, and features of a picture in place of a prompt; an import of
+          such weights needs no `widen`
 clip      14 frames as latents of SD's VAE: 32x48, 40x72 and 72x128
 noise     EDM at unit variance, which is v-prediction; ln sigma is drawn around a mean that rises with the resolution
 numbers   `fps` as `vdm encode` stores it, `motion` a constant (it stores no motion score)

@@ -15,6 +15,7 @@ from flax import nnx
 
 from tests.interop.parity import published
 from vdm_jax.adapters.lora import add_lora
+from vdm_jax.adapters.wider_input import WIDER, check_wider
 from vdm_jax.cli.config_file import load_config
 from vdm_jax.interop.families.unet import UNET_SPATIO_TEMPORAL
 from vdm_jax.models.unet import UNet, UNetConfig
@@ -41,6 +42,12 @@ def test_each_stage_can_start_from_the_one_before(stages):
     assert [(p.times.mean, p.times.std) for p in processes] == [(-1.2, 1.0), (-1.2, 1.0), (0.0, 1.0), (0.5, 1.4)]
     assert len({(p.prediction, p.sigma_data, p.sigma_max, p.told) for p in processes}) == 1
     assert runs[0].clip_shape == (1, 32, 48, 4)
+
+
+def test_image_to_video_can_start_from_the_last_of_them(stages):
+    have, want = (stages[name].networks.model for name in ("high_quality", "image_to_video"))
+    check_wider(have, want, WIDER)
+    assert dataclasses.replace(have, concat_channels=want.concat_channels, scalars=want.scalars) == want
 
 
 def test_the_network_is_the_published_one(stages):
