@@ -3,7 +3,8 @@
 Frames 1, 2, 4, 8 and 16 apart are matched block by block (`matching`).  A step between neighbours over which nothing is
 found again is a cut; frames farther apart without a link are in a dissolve if the contrast dips there as that of a
 mixture does, `sqrt(a^2 + b^2)` of what either shot has at shares a + b = 1.  Blank frames (`light`) make a fade.  What
-is clipped in one of two frames is found again only once the other is exposed alike.
+is clipped in one of two frames is found again only once the other is exposed alike.  A weak link that stands alone,
+that longer ones span, or that was sought from a place nobody knows, breaks nothing.
 
 Shape legend: T frames, H height, W width.
 """
@@ -77,7 +78,9 @@ def shots(video: np.ndarray, luma: np.ndarray, picture: np.ndarray, light: Light
     between = [(before[1], after[0]) for before, after in zip(edges, edges[2:])]
     told = []
     for f, span in zip(found, between):
-        if f.kind != "dissolve" or _dips(contrast, f, span):
+        if f.kind == "cut" and _mixed(contrast, f.start, span):
+            told.append(Found("dissolve", f.start - 1, f.start + 1))
+        elif f.kind != "dissolve" or _dips(contrast, f, span):
             told.append(f)
         elif f.start == f.stop:  # a single step, and no mixture
             told.append(Found("cut", f.start, f.stop))
@@ -103,7 +106,8 @@ def _breaks(again: dict[int, np.ndarray], frames: np.ndarray, taken: np.ndarray)
                 continue
             beside = [again[lag][j] for j in (k - 1, k + 1) if 0 <= j < len(again[lag])]
             sharp = lag == 1 and min(beside, default=1.0) > BESIDE_A_CUT[0] + BESIDE_A_CUT[1] * shares[lag][k]
-            if not sharp and (shares[lag][k] >= least or _beyond(again, int(k), lag) > ONE_SHOT):
+            alone = lag > 1 and min(beside, default=0.0) >= least  # a mixture of some frames breaks more than one
+            if not sharp and (shares[lag][k] >= least or alone or _beyond(again, int(k), lag) > ONE_SHOT):
                 continue
             taken[first + 1 : last + 1] = True
             found.append(Found("cut", last, last) if sharp else Found("dissolve", first + 1, last))
@@ -155,6 +159,13 @@ def _dips(contrast: np.ndarray, found: Found, between: tuple[int, int]) -> bool:
     return not whole or bool(contrast[inside].min() < DIP * np.mean(whole))
 
 
+def _mixed(contrast: np.ndarray, step: int, between: tuple[int, int]) -> bool:
+    """Whether the frames on both sides of a step have less contrast than their shots, as those of a short dissolve."""
+    before, after = contrast[max(between[0], step - 8) : step - 1], contrast[step + 1 : min(between[1], step + 8)]
+    whole = [np.quantile(side, 0.8) for side in (before, after) if len(side)]
+    return len(whole) == 2 and bool((contrast[step - 1 : step + 1] < DIP * np.array(whole)).all())
+
+
 def _widened(light: Light, start: int, stop: int) -> tuple[int, int]:
     """The whole of a fade of which the frames `start <= k < stop` are nearly blank."""
     whole = light.brightest * light.range
@@ -185,6 +196,9 @@ def links(pair: Callable[[int, int], tuple[np.ndarray, np.ndarray]], usable: np.
                     found, start = far, there
             now.append(start)
             share[k] = _share(found)
+            halves = shares[lag // 2][[k, k + lag // 2]] if lag > 1 else np.zeros(1)
+            if share[k] < LINKED[lag] and not np.isfinite(halves).all():
+                share[k] = np.inf  # it was sought where nobody knows
         maps = now
     return shares
 

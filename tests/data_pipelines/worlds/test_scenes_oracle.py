@@ -119,6 +119,9 @@ def test_what_is_found_again_beyond_it_was_lost_for_other_reasons():
     again[16][:] = 0.2
     (found,) = joins._breaks(again, np.arange(24), np.zeros(25, bool))
     assert (found.kind, found.start, found.stop) == ("dissolve", 7, 10)
+    alone = {lag: shares.copy() for lag, shares in again.items()}
+    alone[4][6:8] = alone[8][2:9] = 1
+    assert not joins._breaks(alone, np.arange(24), np.zeros(25, bool))
     again[16][2] = 0.5  # frames 2 and 18 show one shot
     assert not joins._breaks(again, np.arange(24), np.zeros(25, bool))
 
@@ -177,6 +180,16 @@ def test_a_dissolve_has_less_contrast_than_its_shots():
     assert joins._dips(mixed, found, (0, 24))
     flat[15:] = 0.4  # the shot after the next cut
     assert not joins._dips(flat, found, (0, 15))
+
+
+def test_a_step_within_a_short_dissolve_is_no_cut():
+    contrast = np.full(24, 0.3)
+    assert not joins._mixed(contrast, 9, (0, 24))
+    contrast[9] = 0.2  # the new shot begins with less
+    assert not joins._mixed(contrast, 9, (0, 24))
+    contrast[8] = 0.22
+    assert joins._mixed(contrast, 9, (0, 24))
+    assert not joins._mixed(contrast, 9, (8, 24))
 
 
 def test_noise_shows_no_defect_but_its_own():
