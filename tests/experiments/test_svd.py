@@ -17,12 +17,15 @@ from tests.interop.parity import published
 from vdm_jax.adapters.lora import add_lora
 from vdm_jax.adapters.wider_input import WIDER, check_wider
 from vdm_jax.cli.config_file import load_config
+from vdm_jax.evaluation.claims import Lab
+from vdm_jax.evaluation.claims.methods import CLAIM, load
 from vdm_jax.interop.families.unet import UNET_SPATIO_TEMPORAL
 from vdm_jax.models.unet import UNet, UNetConfig
 from vdm_jax.nn.path_filter import select
 from vdm_jax.training.run_config import complete, run_config_from
 
-CONFIG = Path(__file__).parents[2] / "experiments" / "svd" / "config.py"
+FOLDER = Path(__file__).parents[2] / "experiments" / "svd"
+CONFIG = FOLDER / "config.py"
 CHAIN = ("images", "video", "video_wide", "high_quality")
 TINY = UNetConfig(widths=(8,), layers=(0,), heads=(2,), depth=(1,), groups=4, text_dim=8, temporal="mixed")
 
@@ -109,3 +112,26 @@ def test_belief_is_that_of_v_prediction_at_the_same_noise(stages):
 def test_an_unknown_stage_is_named():
     with pytest.raises(ValueError, match="stage: unknown 'vidoe'; did you mean 'video'"):
         load_config(f"{CONFIG}:vidoe")
+
+
+def test_the_claim_tells_good_data_from_all_of_it(tmp_path, monkeypatch):
+    """Whoever repeats a clip with the caption asked for, of those that it was shown, meets every bar."""
+    claim = load(FOLDER / CLAIM)
+    for name, value in {"CLIPS": 320, "RANKED": 160, "PROMPTS": 96}.items():
+        monkeypatch.setattr(claim, name, value)
+
+    def learner(steps, seed):
+        def made(video, said, prompts):
+            rng = np.random.default_rng(seed)
+            places = [[i for i, known in enumerate(said) if known == p] or range(len(said)) for p in prompts]
+            return video[[rng.choice(own) for own in places]]
+
+        return made
+
+    monkeypatch.setattr(claim.toy, "learner", learner)
+    measured = claim.CLAIM.measure(Lab(0, "fast", tmp_path, tmp_path, lambda line: None))
+    assert measured["keeps/share"] == pytest.approx(0.55, abs=0.06)
+    assert measured["keeps/defective"] < 0.05
+    for check in claim.CLAIM.checks:
+        assert check.holds(check.value(measured)), (check.name, check.value(measured))
+    assert {file.name for file in tmp_path.glob("*.png")} == {"corpus.png", "samples.png"}
