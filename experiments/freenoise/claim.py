@@ -21,7 +21,7 @@ bases = load(Path(__file__).parents[1] / "bases" / "bases.py")
 wandering = bases.wandering
 
 FRAMES, TRAINED, APART, READ = 64, 16, 32, 4  # READ: frames that the oracle reads at once
-CLIPS, BATCH, STEPS, GUIDANCE = 32, 8, 16, 2.0
+CLIPS, BATCH, STEPS, GUIDANCE = 32, 8, 16, 1.0
 WINDOWS = {"size": TRAINED, "stride": 4}
 NOISE = {"kind": "rescheduled", "window": TRAINED, "stride": 4}
 ARMS: dict[str, dict[str, Any]] = {
