@@ -23,7 +23,7 @@ from vdm_jax.interop.pipelines.pipeline import Pipeline
 from vdm_jax.interop.pipelines.request import Draws, Request
 from vdm_jax.media.video import decode
 from vdm_jax.perception.flow import LucasKanade
-from vdm_jax.sampling.noise import Precomputed, Warped, draw, noise_from
+from vdm_jax.sampling.noise import INDEPENDENT, Precomputed, Warped, draw, noise_from
 from vdm_jax.sampling.noise.warping import check_grid
 
 DEGRADATION = 0.5  # as published, where neither the command nor the config says
@@ -105,6 +105,10 @@ def draws(args: argparse.Namespace, pipeline: Pipeline, request: Request) -> Dra
         _needs_flow(args)
         return None
     completed, count = pipeline.complete(request), len(request.prompts)
+    if pipeline.noise(completed) != INDEPENDENT:
+        raise ValueError(
+            "--flow: is what noise follows, and FreeNoise would shuffle it (--option free_noise_shuffle=0)"
+        )
     shape = pipeline.latent_shape(completed)
     if (solver := pipeline.plan(completed).solver).stochastic:
         name = type(solver).__name__

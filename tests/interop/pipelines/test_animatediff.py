@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from tests.interop.pipelines.unets import (
     Drawn,
     latent_diffusion,
 )
+from vdm_jax.cli import sample_flow
 from vdm_jax.cli.main import main
 from vdm_jax.interop.families.controlnet import CONTROLNET
 from vdm_jax.interop.families.unet import UNET_2D
@@ -200,6 +202,8 @@ def test_free_noise(parts, tmp_path):
     ):
         with pytest.raises(ValueError, match=why):
             opened.complete(Request(("a",), frames=frames, options=said))
+    with pytest.raises(ValueError, match="--flow: is what noise follows, and FreeNoise would shuffle it"):
+        sample_flow.draws(Namespace(flow="sprites:0"), opened, Request(("a",), frames=frames, options=own))
     with pytest.warns(UserWarning, match="free_noise_shuffle: DDIM draws plain noise at every step"):
         opened.complete(Request(("a",), frames=frames, options={**own, "eta": 1.0}))
 
