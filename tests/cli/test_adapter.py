@@ -44,7 +44,7 @@ def test_the_base_stays(folder):
     for path, leaf in base.items():  # held in two bytes each
         assert found[path].dtype == jnp.bfloat16
         np.testing.assert_allclose(found[path].astype("f4"), leaf, rtol=2**-8, atol=1e-30)
-    assert json.loads((folder / "run/config.json").read_text())["adapter"] == {"kind": "first_frame", "frame": 0}
+    assert json.loads((folder / "run/config.json").read_text())["adapter"]["kind"] == "first_frame"
 
 
 def test_a_run_goes_on_from_an_adapted_one(folder):
