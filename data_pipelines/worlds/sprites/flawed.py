@@ -120,9 +120,9 @@ def flaws(videos: np.ndarray) -> dict[str, np.ndarray]:
     light = (pixels * (pixels.max(-1, keepdims=True) > CHANGED)).sum((2, 3))  # [N, T, 3]
     colour = light / np.maximum(light.max(-1, keepdims=True), 1e-3)
     recoloured = np.abs(np.diff(colour, axis=1)).max((1, 2))
-    cell = min(pixels.shape[2:4]) // CELLS
-    lines = pixels[:, :, -(ROWS + 1) * cell : -cell]
-    white = (lines.min((1, -1)) > 0.5).sum((1, 2))  # in all frames
+    cell = min(pixels.shape[2:4]) / CELLS
+    lines = pixels[:, :, -round((ROWS + 1) * cell) :]
+    white = lines.min((1, -1)).sum((1, 2))  # in all frames; of small clips, in which ink is grey, the same in all
     least = NUMBERS * min(font.bit_count() for font in FONT) * cell**2
     return {
         "still": moved < STANDS,
